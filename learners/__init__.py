@@ -1,0 +1,1 @@
+"""Samples in, a better model out. Knows nothing of Kafka."""

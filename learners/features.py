@@ -1,0 +1,206 @@
+"""Inputs: everything of a sample but the graph, as vectors (``f_o``, the other features, in EGIN's equation for pctr).
+
+Legend: ``R`` requests, ``C`` candidates, ``H`` entries of one sequence, ``D`` dim, ``T`` width of a target: D for the item, D
+more for its category.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from learners.batch import CANDIDATES, Batch
+from learners.layers import Standardise, pool
+from learners.models import ModelContext
+from learners.samples import QUERY, QUERY_CATEGORIES
+from learners.tables import EmbeddingTable, Gathered, TableConfig
+
+HOUR_MS = 3_600_000.0
+
+
+class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options that all neural models share."""
+
+    dim: int = 16
+    """Width of item, category and query vectors."""
+    feature_dim: int = 8
+    """Width of id features and positions."""
+    hidden: tuple[int, ...] = (200, 80)
+    rate: float = 1e-3
+    """Adam's learning rate, for layers."""
+    table_rate: float = 0.1
+    """Row-wise Adagrad's learning rate, for tables."""
+    initial_scale: float = 0.01
+    """New vectors are uniform in [-scale, scale)."""
+    max_rows: int = 10_000_000
+    """Rows of each table, at most."""
+    sequences: tuple[str, ...] = ()
+    """Item sequences to use; all of the samples' by default."""
+    position: bool = True
+    """Whether the logged position of a candidate is an input."""
+    n_positions: int = 64
+    """Positions told apart; later ones are one."""
+    statistics: bool = True
+    """Whether an item's age and count in the learned stream are inputs."""
+
+
+class Encoded(NamedTuple):
+    """A batch as vectors."""
+
+    candidate: Tensor
+    """What belongs to a candidate, ``[C, Dc]``."""
+    request: Tensor
+    """What belongs to a request, ``[R, Dr]``."""
+    target: Tensor
+    """Item and category of the candidates, ``[C, T]``."""
+    pooled: dict[str, Tensor]
+    """Mean of each item sequence, ``[R, T]``."""
+    items: Gathered
+    """Uses: candidates, then each item sequence."""
+    categories: Gathered | None
+    """Uses: candidates, each item sequence, and with queries those of the request and of the query sequence."""
+    queries: Gathered | None
+    """Uses: the request's query, the query sequence."""
+
+
+class Inputs(nn.Module):
+    """Tables and encoders of all features that the samples carry.
+
+    Args:
+        config: widths, rates, what to use.
+        context: schema, seed, device; features in ``context.ignored_features`` stay out.
+    """
+
+    def __init__(self, config: NetworkConfig, context: ModelContext) -> None:
+        super().__init__()
+        schema, hidden = context.schema, set(context.ignored_features)
+        self.config = config
+        self.sequences = config.sequences or schema.item_sequences
+        if unknown := set(self.sequences) - set(schema.item_sequences):
+            have = ", ".join(schema.item_sequences) or "none"
+            raise ValueError(f"{context.name}: no item sequence {sorted(unknown)[0]!r} in these samples; they have: {have}")
+        self.has_query, self.has_category = schema.has_query, schema.has_category
+        self.request_ids = [f"request_feature.{n}" for n in schema.request_ids if n not in hidden]
+        self.candidate_ids = [f"candidate_feature.{n}" for n in schema.candidate_ids if n not in hidden]
+        self.request_floats = [f"request_feature.{n}" for n in schema.request_floats if n not in hidden]
+        self.candidate_floats = [f"candidate_feature.{n}" for n in schema.candidate_floats if n not in hidden]
+        names = ["item"] + ["category"] * self.has_category + ["query"] * self.has_query
+        self.tables = {name: self._table(name, config.dim, context) for name in names}
+        for name in self.request_ids + self.candidate_ids:
+            self.tables[name] = self._table(name, config.feature_dim, context)
+        self.position = nn.Embedding(config.n_positions + 1, config.feature_dim) if config.position else None
+        if self.position is not None:
+            nn.init.uniform_(self.position.weight, -config.initial_scale, config.initial_scale)
+        self.standardise_request = Standardise(len(self.request_floats) + len(self.sequences))
+        self.standardise_candidate = Standardise(len(self.candidate_floats) + 2 * config.statistics)
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    def _table(self, name: str, dim: int, context: ModelContext) -> EmbeddingTable:
+        config = self.config
+        table = TableConfig(dim=dim, rate=config.table_rate, initial_scale=config.initial_scale, max_rows=config.max_rows)
+        return EmbeddingTable(f"{context.name}/{name}", table, context.seed, context.device)
+
+    @property
+    def target_dim(self) -> int:
+        """Width of a target (``T``)."""
+        return self.config.dim * (1 + self.has_category)
+
+    @property
+    def candidate_dim(self) -> int:
+        """Width of :attr:`Encoded.candidate`."""
+        floats = 2 * (len(self.candidate_floats) + 2 * self.config.statistics)
+        ids = self.config.feature_dim * (len(self.candidate_ids) + self.config.position)
+        return self.target_dim + ids + floats
+
+    @property
+    def request_dim(self) -> int:
+        """Width of :attr:`Encoded.request`."""
+        query = self.config.dim * self.has_query * (2 + self.has_category)
+        floats = 2 * (len(self.request_floats) + len(self.sequences))
+        return len(self.sequences) * self.target_dim + query + self.config.feature_dim * len(self.request_ids) + floats
+
+    def forward(self, batch: Batch, learn: bool) -> Encoded:
+        """Encode a batch; when learning, tables admit new ids and wait for gradients."""
+        ts = batch.newest_ts
+        request_floats, candidate_floats = self._request_floats(batch), self._candidate_floats(batch)
+        histories = [batch.ids(f"{name}.item") for name in self.sequences]
+        items = self.tables["item"].gather(batch.ids(CANDIDATES), *histories, learn=learn, ts=ts)
+        categories = self._categories(batch, learn) if self.has_category else None
+        queries = self._queries(batch, learn) if self.has_query else None
+        target = [items.of(0)] + ([categories.of(0)] if categories else [])
+        pooled = {name: self._pool(batch, name, use, items, categories) for use, name in enumerate(self.sequences, 1)}
+        self._seen = (request_floats, candidate_floats) if learn else None
+        candidate = [*target, *self._id_features(batch, self.candidate_ids, learn)]
+        if self.position is not None:
+            place = batch.tensor(batch.ids("candidate.position").clip(-1, self.config.n_positions - 1) + 1)
+            candidate.append(self.position(place))
+        candidate.append(self.standardise_candidate(candidate_floats))
+        request = [*pooled.values(), *self._query_parts(batch, queries, categories)]
+        request += [*self._id_features(batch, self.request_ids, learn), self.standardise_request(request_floats)]
+        return Encoded(torch.cat(candidate, 1), torch.cat(request, 1), torch.cat(target, 1), pooled, items, categories, queries)
+
+    def observe(self) -> None:
+        """Let the running moments take in the floats of the batch just learned."""
+        if self._seen is not None:
+            self.standardise_request.observe(self._seen[0])
+            self.standardise_candidate.observe(self._seen[1])
+            self._seen = None
+
+    def history(self, encoded: Encoded, sequence: str) -> Tensor:
+        """Return the entries of an item sequence as targets, ``[H, T]``."""
+        use = 1 + self.sequences.index(sequence)
+        parts = [encoded.items.of(use)] + ([encoded.categories.of(use)] if encoded.categories else [])
+        return torch.cat(parts, 1)
+
+    def _categories(self, batch: Batch, learn: bool) -> Gathered:
+        keys = [batch.ids("candidate.category"), *(batch.ids(f"{name}.category") for name in self.sequences)]
+        if self.has_query:
+            keys += [batch.ids("query_category"), batch.ids(f"{QUERY}.category")]
+        return self.tables["category"].gather(*keys, learn=learn, ts=batch.newest_ts)
+
+    def _queries(self, batch: Batch, learn: bool) -> Gathered:
+        return self.tables["query"].gather(batch.ids("query"), batch.ids(f"{QUERY}.id"), learn=learn, ts=batch.newest_ts)
+
+    def _pool(self, batch: Batch, name: str, use: int, items: Gathered, categories: Gathered | None) -> Tensor:
+        offsets = batch.offsets(f"{name}.item")
+        parts = [pool(items, use, offsets)] + ([pool(categories, use, offsets)] if categories else [])
+        return torch.cat(parts, 1)
+
+    def _query_parts(self, batch: Batch, queries: Gathered | None, categories: Gathered | None) -> list[Tensor]:
+        if queries is None:
+            return []
+        parts = [queries.of(0), pool(queries, 1, batch.offsets(f"{QUERY}.id"))]
+        if categories is not None:
+            own = categories.of(1 + len(self.sequences)).view(batch.n_requests, QUERY_CATEGORIES, self.config.dim)
+            parts.append(own.sum(1))  # missing categories are 0
+        return parts
+
+    def _id_features(self, batch: Batch, names: list[str], learn: bool) -> list[Tensor]:
+        return [self.tables[name].gather(batch.ids(name), learn=learn, ts=batch.newest_ts).of(0) for name in names]
+
+    def _request_floats(self, batch: Batch) -> Tensor:
+        columns = [batch.floats(name) for name in self.request_floats]
+        lengths = [batch.ragged(f"{name}.item").lengths for name in self.sequences]
+        columns += [batch.tensor(np.log1p(length).astype(np.float32)) for length in lengths]
+        return _columns(columns, batch.n_requests, batch.device)
+
+    def _candidate_floats(self, batch: Batch) -> Tensor:
+        columns = [batch.floats(name) for name in self.candidate_floats]
+        if self.config.statistics:
+            columns += self._statistics(batch)
+        return _columns(columns, batch.n_candidates, batch.device)
+
+    def _statistics(self, batch: Batch) -> list[Tensor]:
+        """Return log(1 + batches learned with the item) and log(1 + its age in hours), as of before this batch."""
+        count, first_ts = self.tables["item"].statistics(batch.ids(CANDIDATES))
+        age = np.repeat(batch.block.column("ts"), batch.ragged(CANDIDATES).lengths) - first_ts
+        age_hours = np.where(count > 0, age.clip(min=0), 0) / HOUR_MS
+        return [batch.tensor(np.log1p(values).astype(np.float32)) for values in (count, age_hours)]
+
+
+def _columns(columns: list[Tensor], n: int, device: torch.device) -> Tensor:
+    return torch.stack(columns, 1) if columns else torch.zeros(n, 0, device=device)

@@ -1,0 +1,60 @@
+"""DIN: histories weighted by what is being scored (Zhou et al. 2018).
+
+As the DNN, with each history's mean replaced by :class:`learners.layers.TargetAttention`'s sum over it. Attention goes from one
+candidate to its user's history only, so no candidate sees another (the first public code attended to the positive while it
+scored the negative). No Dice: its batch statistics would tie a score to its neighbours; PReLU takes its place.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from learners.batch import Batch
+from learners.features import Encoded, Inputs, NetworkConfig
+from learners.layers import RequestMLP, TargetAttention
+from learners.learner import Learner
+from learners.models import ModelContext
+from learners.network import ClickNetwork, Forward, NeuralLearner
+
+
+class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options of ``din``."""
+
+    attention_hidden: int = 36
+    """Width of the activation unit's hidden layer."""
+
+
+class DIN(ClickNetwork):
+    """Target attention and an MLP."""
+
+    def __init__(self, config: Config, context: ModelContext) -> None:
+        super().__init__()
+        self.inputs = Inputs(config, context)
+        self.tables = self.inputs.tables
+        width = self.inputs.target_dim
+        self.attention = nn.ModuleDict(
+            {name: TargetAttention(width, config.attention_hidden) for name in self.inputs.sequences}
+        )
+        interests = 2 * len(self.inputs.sequences) * width
+        self.mlp = RequestMLP(self.inputs.candidate_dim + interests, self.inputs.request_dim, config.hidden)
+
+    def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
+        """Return logits ``[C]``."""
+        encoded: Encoded = self.inputs(batch, learn)
+        candidate = [encoded.candidate]
+        for name, attention in self.attention.items():
+            history = self.inputs.history(encoded, name)
+            interest = attention(encoded.target, history, *batch.pairs(f"{name}.item"))
+            candidate += [interest, interest * encoded.target]
+        return Forward(self.mlp(torch.cat(candidate, 1), encoded.request, batch.request_of()))
+
+    def after(self, batch: Batch, step: int) -> None:
+        """Move the running moments."""
+        self.inputs.observe()
+
+
+def build(config: Config, context: ModelContext) -> Learner:
+    """Build the learner."""
+    torch.manual_seed(context.seed)
+    return NeuralLearner(DIN(config, context), config.rate, context.device)

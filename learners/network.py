@@ -1,0 +1,169 @@
+"""What every neural model shares: the step, the optimisers, the state.
+
+A model's file defines a :class:`ClickNetwork`: tables, layers, and a ``forward`` from a batch to logits and losses.
+:class:`NeuralLearner` turns it into a learner.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from learners.batch import Batch
+from learners.learner import Learner, Scores, State, Stats
+from learners.samples import SampleBlock
+from learners.tables import EmbeddingTable
+
+
+class Forward(NamedTuple):
+    """What a network says of a batch: logits ``[C]``; when learning, weighted losses beside the click loss, and figures."""
+
+    logits: Tensor
+    losses: Mapping[str, Tensor] = {}
+    stats: Mapping[str, float] = {}
+
+
+class ClickNetwork(nn.Module, abc.ABC):
+    """A network over tables. ``tables`` are no parameters of torch: they have their own optimiser and grow."""
+
+    tables: dict[str, EmbeddingTable]
+
+    @abc.abstractmethod
+    def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
+        """Return logits, and losses when learning. ``step`` keys random draws.
+
+        The logits must be the same whether ``learn`` or not.
+        """
+
+    def loss_weights(self) -> Mapping[str, float]:
+        """Return the weight of each loss beside the click loss (alpha, beta, gamma in EGIN's Eq. 1)."""
+        return {}
+
+    def after(self, batch: Batch, step: int) -> None:
+        """Take in what only counts from the next batch on: queues, running moments."""
+
+    def memory(self) -> State:
+        """Return what is neither parameter, buffer nor table: queues."""
+        return {}
+
+    def load_memory(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take :meth:`memory` back."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a person may want to know beside parameters and tables."""
+        return {}
+
+
+class NeuralLearner(Learner):
+    """A network that learns: click loss plus the network's own, Adam for layers, row-wise Adagrad for tables.
+
+    Args:
+        network: on the CPU; it is moved to ``device``.
+        rate: Adam's learning rate.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, network: ClickNetwork, rate: float, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.network = network.to(self.device)
+        self.optimiser = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
+        self.step = 0
+
+    def predict(self, block: SampleBlock) -> Scores:
+        """Return click probabilities, ``[C]``."""
+        with torch.no_grad():
+            logits = self.network(Batch(block, self.device), learn=False, step=self.step).logits
+        return _probabilities(logits)
+
+    def learn(self, block: SampleBlock) -> Stats:
+        """Take one step on the block."""
+        return self.predict_learn(block)[1]
+
+    def predict_learn(self, block: SampleBlock) -> tuple[Scores, Stats]:
+        """Score and learn with one forward pass."""
+        batch = Batch(block, self.device)
+        out: Forward = self.network(batch, learn=True, step=self.step)
+        click = _click_loss(out.logits, batch)
+        weights = self.network.loss_weights()
+        total = click + sum((weights[name] * loss for name, loss in out.losses.items()), torch.zeros_like(click))
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(total)
+        self.optimiser.step()
+        for table in self.network.tables.values():
+            table.apply_gradients()
+        self.network.after(batch, self.step)
+        self.step += 1
+        losses = {f"loss.{name}": float(loss.detach()) for name, loss in out.losses.items()}
+        return _probabilities(out.logits), {"loss.click": float(click.detach()), **losses, **out.stats}
+
+    def state(self) -> State:
+        """Return layers, optimiser, tables, queues and the step as named arrays."""
+        state: State = {"step": np.array(self.step, np.int64)}
+        for name, tensor in self.network.state_dict().items():
+            state[f"network.{name}"] = tensor.cpu().numpy()
+        for name, parameter in self.network.named_parameters():
+            for part, tensor in self.optimiser.state.get(parameter, {}).items():
+                state[f"adam.{name}.{part}"] = tensor.cpu().numpy()
+        for name, table in self.network.tables.items():
+            state.update({f"table.{name}.{part}": array for part, array in table.state().items()})
+        state.update({f"memory.{name}": array for name, array in self.network.memory().items()})
+        return state
+
+    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Become the learner that returned ``state``."""
+        self._check(state)
+        weights = _part(state, "network.")
+        self.network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+        for name, parameter in self.network.named_parameters():
+            parts = _part(state, f"adam.{name}.")
+            if parts:
+                on_cpu = {part: torch.from_numpy(np.array(array)) for part, array in parts.items()}
+                self.optimiser.state[parameter] = {part: tensor.to(self.device) for part, tensor in on_cpu.items()}
+        for name, table in self.network.tables.items():
+            table.load_state(_part(state, f"table.{name}."))
+        self.network.load_memory(_part(state, "memory."))
+        self.step = int(state["step"])
+
+    def _check(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        own = self.state()
+        fixed = {name for name in (*own, *state) if not name.startswith("adam.")}
+        for name in sorted(fixed):
+            if name not in own or name not in state:
+                where = "the checkpoint" if name not in state else "this model"
+                raise ValueError(f"{self.name}: {where} has no {name!r}; resume with the config that the run was started with")
+            if name.startswith("network.") and own[name].shape != state[name].shape:
+                raise ValueError(
+                    f"{self.name}: {name!r} is {state[name].shape} in the checkpoint and {own[name].shape} in this model; "
+                    "resume with the config that the run was started with"
+                )
+
+    def describe(self) -> dict[str, Any]:
+        """Return parameters, tables, and what the network adds."""
+        return {
+            "step": self.step,
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "tables": {name: table.describe() for name, table in self.network.tables.items()},
+            **self.network.describe(),
+        }
+
+
+def _click_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Weighted mean cross entropy over candidates (EGIN, L_CTR; weights 1 unless a label policy says otherwise)."""
+    loss = binary_cross_entropy_with_logits(logits, batch.labels, weight=batch.weights, reduction="sum")
+    return loss / max(len(logits), 1)
+
+
+def _probabilities(logits: Tensor) -> Scores:
+    scores: Scores = logits.detach().sigmoid().cpu().numpy()
+    return scores
+
+
+def _part(state: Mapping[str, npt.NDArray[Any]], prefix: str) -> State:
+    return {name[len(prefix) :]: array for name, array in state.items() if name.startswith(prefix)}

@@ -1,0 +1,68 @@
+"""Rates: clicks over impressions per item, smoothed by the stream's own rate, forgetting or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from learners.learner import Scores, State
+from learners.samples import SampleBlock
+from learners.tables import CountTable
+
+Keys = npt.NDArray[np.int64]
+
+
+class Rates:
+    """Impressions and clicks per item, with a half-life in event time.
+
+    Args:
+        name: for messages.
+        prior: impressions that the stream's rate counts for.
+        max_rows: items held.
+        half_life_ms: after which a count has halved; None forgets nothing.
+    """
+
+    def __init__(self, name: str, prior: float, max_rows: int, half_life_ms: float | None = None) -> None:
+        if prior <= 0:
+            raise ValueError(f"{name}: prior = {prior} must be above 0, or an unseen item has no rate")
+        self.table = CountTable(name, 2, max_rows)
+        self._prior = prior
+        self._half_life_ms = half_life_ms
+        self._total = np.array([2.0, 1.0])  # impressions and clicks of the stream, Laplace's 1 in 2 before the first
+
+    def predict(self, items: Keys, ts: Keys | None = None) -> Scores:
+        """Return the smoothed rate of every item ``[C]``, as of ``ts`` (ms, ``[C]``) where counts are forgotten."""
+        counts = self.table.read(items)
+        if ts is not None:
+            counts = counts * self._kept(items, ts)[:, None]
+        mean = self._total[1] / self._total[0]
+        rate: Scores = ((counts[:, 1] + self._prior * mean) / (counts[:, 0] + self._prior)).astype(np.float32)
+        return rate
+
+    def _kept(self, items: Keys, ts: Keys | int) -> npt.NDArray[np.float64]:
+        assert self._half_life_ms is not None
+        elapsed = np.maximum(ts - self.table.last_ts(items), 0)
+        kept: npt.NDArray[np.float64] = np.exp2(-elapsed / self._half_life_ms)
+        return kept
+
+    def learn(self, block: SampleBlock) -> None:
+        """Count every candidate as an impression and every label as a click, by weight."""
+        items = block.ragged("candidate.item").values
+        weight = block.ragged("candidate.weight").values.astype(np.float64)
+        amounts = np.stack([weight, weight * block.ragged("candidate.label").values], 1)
+        ts = int(block.column("ts").max()) if len(block) else 0
+        keep = None if self._half_life_ms is None else self._kept(items, ts)
+        self.table.add(items, amounts, ts, keep=keep)
+        self._total += amounts.sum(0)
+
+    def state(self) -> State:
+        """Return the counts."""
+        return {"total": self._total, **self.table.state()}
+
+    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take counts back."""
+        self.table.load_state(state)
+        self._total = np.array(state["total"])

@@ -1,0 +1,113 @@
+"""Key -> row: open addressing with linear probing over NumPy arrays, compiled.
+
+A key is a 64-bit id; 0 is the missing id and never enters. ``slots`` holds rows, -1 where empty, and its length is a power of
+two at most half full. The row of a slot's key is ``keys[row]``, so that the index needs four bytes a slot and growing copies
+no keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Keys = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int32]
+EMPTY = np.int32(-1)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def mix(key: Any) -> Any:
+    """Spread a key over 64 bits (splitmix64's finaliser), so that structured ids do not cluster."""
+    x = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@numba.njit(cache=True, nogil=True)
+def find(slots: Rows, row_keys: Keys, wanted: Keys, out: Rows) -> None:
+    """Write the row of every wanted key to ``out``: 0 for the missing id, -1 for a key that has none."""
+    mask = np.uint64(len(slots) - 1)
+    for i in range(len(wanted)):
+        key = wanted[i]
+        if key == 0:
+            out[i] = 0
+            continue
+        at = mix(key) & mask
+        while True:
+            row = slots[at]
+            if row < 0 or row_keys[row] == key:
+                out[i] = row
+                break
+            at = (at + np.uint64(1)) & mask
+
+
+@numba.njit(cache=True, nogil=True)
+def insert(slots: Rows, row_keys: Keys, keys: Keys, rows: Rows) -> None:
+    """Put distinct keys that are not there yet at ``rows``."""
+    mask = np.uint64(len(slots) - 1)
+    for i in range(len(keys)):
+        at = mix(keys[i]) & mask
+        while slots[at] >= 0:
+            at = (at + np.uint64(1)) & mask
+        slots[at] = rows[i]
+        row_keys[rows[i]] = keys[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def rebuild(slots: Rows, row_keys: Keys, n_rows: int) -> None:
+    """Fill ``slots`` afresh from the keys of rows 1 to ``n_rows`` - 1; free rows have key 0."""
+    slots[:] = EMPTY
+    mask = np.uint64(len(slots) - 1)
+    for row in range(1, n_rows):
+        key = row_keys[row]
+        if key != 0:
+            at = mix(key) & mask
+            while slots[at] >= 0:
+                at = (at + np.uint64(1)) & mask
+            slots[at] = row
+
+
+@numba.njit(cache=True, nogil=True)
+def dedupe(rows: Rows, place: Rows, unique: Rows, inverse: Keys) -> int:
+    """Write the distinct values of ``rows`` in order of first appearance to ``unique``, and each one's place to ``inverse``.
+
+    ``place`` is scratch of one int32 per table row, all -1 before and after. Rows of -1 (unknown keys) are one entry each,
+    since each stands for a key of its own.
+
+    Returns:
+        the number of entries in ``unique``.
+    """
+    n = 0
+    for i in range(len(rows)):
+        row = rows[i]
+        if row < 0:
+            unique[n] = row
+            inverse[i] = n
+            n += 1
+        else:
+            if place[row] < 0:
+                place[row] = n
+                unique[n] = row
+                n += 1
+            inverse[i] = place[row]
+    for i in range(n):
+        if unique[i] >= 0:
+            place[unique[i]] = EMPTY
+    return n
+
+
+@numba.njit(cache=True, nogil=True)
+def initial(keys: Keys, seed: int, scale: float, out: npt.NDArray[np.float32]) -> None:
+    """Write each key's initial vector, uniform in [-scale, scale): a function of (seed, key) alone, so the order of arrival
+    does not matter and a key that was never learned can be scored without being admitted."""
+    dim = out.shape[1]
+    for i in range(len(keys)):
+        base = mix(np.uint64(keys[i]) ^ mix(np.uint64(seed)))
+        for d in range(dim):
+            bits = mix(base + np.uint64(d + 1))
+            unit = np.float64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+            out[i, d] = np.float32((2.0 * unit - 1.0) * scale)

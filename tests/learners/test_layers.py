@@ -1,0 +1,94 @@
+"""Shared layers against the same thing written per request, with loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learners.batch import pairs
+from learners.layers import RequestMLP, Standardise, TargetAttention, pool
+from learners.tables import EmbeddingTable, TableConfig
+
+LENGTHS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, max_size=6)
+
+
+def offsets(lengths: list[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+@given(lengths=LENGTHS)
+@settings(deadline=None, max_examples=50)
+def test_pairs_are_all_of_the_same_row(lengths: list[tuple[int, int]]) -> None:
+    left, right = offsets([a for a, _ in lengths]), offsets([b for _, b in lengths])
+    expected = [
+        (i, j)
+        for row in range(len(lengths))
+        for i in range(left[row], left[row + 1])
+        for j in range(right[row], right[row + 1])
+    ]
+    first, second = pairs(left, right)
+    assert list(zip(first.tolist(), second.tolist(), strict=True)) == expected
+
+
+def test_pool_is_a_mean_and_0_where_empty() -> None:
+    table = EmbeddingTable("t", TableConfig(dim=3, initial_scale=1.0))
+    gathered = table.gather(np.array([1, 2, 3, 1]))
+    vectors = gathered.of(0)
+    out = pool(gathered, 0, torch.tensor([0, 2, 2, 4]))
+    torch.testing.assert_close(out, torch.stack([vectors[:2].mean(0), torch.zeros(3), vectors[2:].mean(0)]))
+
+
+def test_request_mlp_equals_one_over_the_concatenation() -> None:
+    torch.manual_seed(0)
+    mlp = RequestMLP(5, 3, (7, 4))
+    candidate, request, request_of = torch.randn(6, 5), torch.randn(2, 3), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert mlp.request is not None
+    weight = torch.cat([mlp.candidate.weight, mlp.request.weight], 1)
+    first = torch.cat([candidate, request[request_of]], 1) @ weight.T + mlp.candidate.bias
+    torch.testing.assert_close(mlp(candidate, request, request_of), mlp.rest(first).squeeze(1))
+
+
+@given(lengths=LENGTHS, seed=st.integers(0, 50))
+@settings(deadline=None, max_examples=30)
+def test_target_attention_equals_din_written_out(lengths: list[tuple[int, int]], seed: int) -> None:
+    torch.manual_seed(seed)
+    attention = TargetAttention(4, 6)
+    left, right = offsets([a for a, _ in lengths]), offsets([b for _, b in lengths])
+    target, history = torch.randn(int(left[-1]), 4), torch.randn(int(right[-1]), 4)
+    candidate, entry = (torch.from_numpy(part) for part in pairs(left, right))
+    out = attention(target, history, candidate, entry)
+    for row in range(len(lengths)):
+        for c in range(left[row], left[row + 1]):
+            expected = torch.zeros(4)
+            for h in range(right[row], right[row + 1]):
+                hidden = attention.query(target[c]) + attention.key(history[h]) + attention.product(target[c] * history[h])
+                expected = expected + attention.out(attention.activation(hidden)) * history[h]
+            torch.testing.assert_close(out[c], expected, atol=1e-5, rtol=1e-4)
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=5), seed=st.integers(0, 50))
+@settings(deadline=None, max_examples=40)
+def test_standardise_has_the_moments_of_all_it_observed(sizes: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    layer, parts = Standardise(2), []
+    for size in sizes:
+        values = rng.normal(5, 3, (size, 2)).astype(np.float32)
+        values[rng.random((size, 2)) < 0.2] = np.nan
+        layer.observe(torch.from_numpy(values))
+        parts.append(values)
+    seen = np.concatenate(parts).astype(np.float64)
+    for column in range(2):
+        known = seen[~np.isnan(seen[:, column]), column]
+        assert layer.count[column] == len(known)
+        if len(known):
+            np.testing.assert_allclose(float(layer.mean[column]), known.mean(), rtol=1e-6)
+            np.testing.assert_allclose(float(layer.square[column]), known.var() * len(known), rtol=1e-5, atol=1e-6)
+
+
+def test_standardise_marks_missing_and_clips() -> None:
+    layer = Standardise(1)
+    layer.observe(torch.tensor([[1.0], [3.0], [float("inf")]]))
+    out = layer(torch.tensor([[2.0], [float("nan")], [1e9], [float("inf")]]))
+    assert out.tolist() == [[0.0, 0.0], [0.0, 1.0], [5.0, 0.0], [0.0, 1.0]]
