@@ -6,20 +6,27 @@ more for its category.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from learners.batch import CANDIDATES, Batch
 from learners.layers import Standardise, pool
+from learners.learner import State
 from learners.models import ModelContext
+from learners.rates import Rates
 from learners.samples import QUERY, QUERY_CATEGORIES
 from learners.tables import EmbeddingTable, Gathered, TableConfig
+from learners.tables.index import Keys
 
 HOUR_MS = 3_600_000.0
+PRIOR = 20.0  # impressions that the stream's own click rate counts for
+NO_KEYS: Keys = np.zeros(0, np.int64)
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,7 +52,9 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     n_positions: int = 64
     """Positions told apart; later ones are one."""
     statistics: bool = True
-    """Whether an item's age and count in the learned stream are inputs."""
+    """Whether what the learned stream says of an item is an input: age, count, impressions and click rate lately."""
+    half_life_ms: float = 1_800_000.0
+    """Of those last two, in event time."""
 
 
 class Encoded(NamedTuple):
@@ -60,11 +69,11 @@ class Encoded(NamedTuple):
     pooled: dict[str, Tensor]
     """Mean of each item sequence, ``[R, T]``."""
     items: Gathered
-    """Uses: candidates, then each item sequence."""
+    """Uses: candidates, each item sequence, more."""
     categories: Gathered | None
     """Uses: candidates, each item sequence, and with queries those of the request and of the query sequence."""
     queries: Gathered | None
-    """Uses: the request's query, the query sequence."""
+    """Uses: the request's query, the query sequence, more."""
 
 
 class Inputs(nn.Module):
@@ -95,8 +104,11 @@ class Inputs(nn.Module):
         self.position = nn.Embedding(config.n_positions + 1, config.feature_dim) if config.position else None
         if self.position is not None:
             nn.init.uniform_(self.position.weight, -config.initial_scale, config.initial_scale)
-        self.standardise_request = Standardise(len(self.request_floats) + len(self.sequences))
-        self.standardise_candidate = Standardise(len(self.candidate_floats) + 2 * config.statistics)
+        self.rates = Rates(context.name, PRIOR, config.max_rows, config.half_life_ms) if config.statistics else None
+        self.n_request_floats = len(self.request_floats) + 2 * len(self.sequences)
+        self.n_candidate_floats = len(self.candidate_floats) + 4 * config.statistics
+        self.standardise_request = Standardise(self.n_request_floats)
+        self.standardise_candidate = Standardise(self.n_candidate_floats)
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def _table(self, name: str, dim: int, context: ModelContext) -> EmbeddingTable:
@@ -112,25 +124,27 @@ class Inputs(nn.Module):
     @property
     def candidate_dim(self) -> int:
         """Width of :attr:`Encoded.candidate`."""
-        floats = 2 * (len(self.candidate_floats) + 2 * self.config.statistics)
         ids = self.config.feature_dim * (len(self.candidate_ids) + self.config.position)
-        return self.target_dim + ids + floats
+        return self.target_dim + ids + 2 * self.n_candidate_floats
 
     @property
     def request_dim(self) -> int:
         """Width of :attr:`Encoded.request`."""
         query = self.config.dim * self.has_query * (2 + self.has_category)
-        floats = 2 * (len(self.request_floats) + len(self.sequences))
-        return len(self.sequences) * self.target_dim + query + self.config.feature_dim * len(self.request_ids) + floats
+        ids = self.config.feature_dim * len(self.request_ids)
+        return len(self.sequences) * self.target_dim + query + ids + 2 * self.n_request_floats
 
-    def forward(self, batch: Batch, learn: bool) -> Encoded:
-        """Encode a batch; when learning, tables admit new ids and wait for gradients."""
+    def forward(self, batch: Batch, learn: bool, more_items: Keys = NO_KEYS, more_queries: Keys = NO_KEYS) -> Encoded:
+        """Encode a batch; when learning, tables admit new ids and wait for gradients.
+
+        ``more_items`` and ``more_queries`` are looked up with the batch's own and are the last use of their table: negatives.
+        """
         ts = batch.newest_ts
         request_floats, candidate_floats = self._request_floats(batch), self._candidate_floats(batch)
         histories = [batch.ids(f"{name}.item") for name in self.sequences]
-        items = self.tables["item"].gather(batch.ids(CANDIDATES), *histories, learn=learn, ts=ts)
+        items = self.tables["item"].gather(batch.ids(CANDIDATES), *histories, more_items, learn=learn, ts=ts)
         categories = self._categories(batch, learn) if self.has_category else None
-        queries = self._queries(batch, learn) if self.has_query else None
+        queries = self._queries(batch, learn, more_queries) if self.has_query else None
         target = [items.of(0)] + ([categories.of(0)] if categories else [])
         pooled = {name: self._pool(batch, name, use, items, categories) for use, name in enumerate(self.sequences, 1)}
         self._seen = (request_floats, candidate_floats) if learn else None
@@ -143,12 +157,23 @@ class Inputs(nn.Module):
         request += [*self._id_features(batch, self.request_ids, learn), self.standardise_request(request_floats)]
         return Encoded(torch.cat(candidate, 1), torch.cat(request, 1), torch.cat(target, 1), pooled, items, categories, queries)
 
-    def observe(self) -> None:
-        """Let the running moments take in the floats of the batch just learned."""
+    def observe(self, batch: Batch) -> None:
+        """Take in what only counts from the next batch on: moments of the floats just learned, impressions and clicks."""
         if self._seen is not None:
             self.standardise_request.observe(self._seen[0])
             self.standardise_candidate.observe(self._seen[1])
             self._seen = None
+        if self.rates is not None:
+            self.rates.learn(batch.block)
+
+    def memory(self) -> State:
+        """Return what is neither parameter, buffer nor table: impressions and clicks."""
+        return {} if self.rates is None else {f"rates.{name}": array for name, array in self.rates.state().items()}
+
+    def load_memory(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take :meth:`memory` back."""
+        if self.rates is not None:
+            self.rates.load_state({n.removeprefix("rates."): a for n, a in state.items() if n.startswith("rates.")})
 
     def history(self, encoded: Encoded, sequence: str) -> Tensor:
         """Return the entries of an item sequence as targets, ``[H, T]``."""
@@ -162,8 +187,9 @@ class Inputs(nn.Module):
             keys += [batch.ids("query_category"), batch.ids(f"{QUERY}.category")]
         return self.tables["category"].gather(*keys, learn=learn, ts=batch.newest_ts)
 
-    def _queries(self, batch: Batch, learn: bool) -> Gathered:
-        return self.tables["query"].gather(batch.ids("query"), batch.ids(f"{QUERY}.id"), learn=learn, ts=batch.newest_ts)
+    def _queries(self, batch: Batch, learn: bool, more: Keys) -> Gathered:
+        own = batch.ids("query"), batch.ids(f"{QUERY}.id")
+        return self.tables["query"].gather(*own, more, learn=learn, ts=batch.newest_ts)
 
     def _pool(self, batch: Batch, name: str, use: int, items: Gathered, categories: Gathered | None) -> Tensor:
         offsets = batch.offsets(f"{name}.item")
@@ -184,8 +210,8 @@ class Inputs(nn.Module):
 
     def _request_floats(self, batch: Batch) -> Tensor:
         columns = [batch.floats(name) for name in self.request_floats]
-        lengths = [batch.ragged(f"{name}.item").lengths for name in self.sequences]
-        columns += [batch.tensor(np.log1p(length).astype(np.float32)) for length in lengths]
+        for name in self.sequences:
+            columns += [batch.tensor(column) for column in _length_and_recency(batch, name)]
         return _columns(columns, batch.n_requests, batch.device)
 
     def _candidate_floats(self, batch: Batch) -> Tensor:
@@ -195,11 +221,31 @@ class Inputs(nn.Module):
         return _columns(columns, batch.n_candidates, batch.device)
 
     def _statistics(self, batch: Batch) -> list[Tensor]:
-        """Return log(1 + batches learned with the item) and log(1 + its age in hours), as of before this batch."""
-        count, first_ts = self.tables["item"].statistics(batch.ids(CANDIDATES))
-        age = np.repeat(batch.block.column("ts"), batch.ragged(CANDIDATES).lengths) - first_ts
-        age_hours = np.where(count > 0, age.clip(min=0), 0) / HOUR_MS
-        return [batch.tensor(np.log1p(values).astype(np.float32)) for values in (count, age_hours)]
+        """Return logs of (1 + batches learned with the item), (1 + its age in hours), (1 + impressions lately) and of its click
+        rate lately, all as of before this batch."""
+        assert self.rates is not None
+        items = batch.ids(CANDIDATES)
+        now = np.repeat(batch.block.column("ts"), batch.ragged(CANDIDATES).lengths)
+        count, first_ts = self.tables["item"].statistics(items)
+        age_hours = np.where(count > 0, (now - first_ts).clip(min=0), 0) / HOUR_MS
+        impressions, rate = self.rates.lately(items, now)
+        columns = (np.log1p(count), np.log1p(age_hours), np.log1p(impressions), np.log(rate))
+        return [batch.tensor(column.astype(np.float32)) for column in columns]
+
+
+def _length_and_recency(batch: Batch, sequence: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return log(1 + length) and log(1 + seconds since the newest entry, NaN without one) of a sequence, ``[R]`` each."""
+    times, offsets = batch.ragged(f"{sequence}.ts")
+    lengths = np.diff(offsets)
+    seconds = np.full(len(lengths), np.nan)
+    held = lengths > 0
+    seconds[held] = (batch.block.column("ts")[held] - times[offsets[1:][held] - 1]).clip(min=0) / 1000.0
+    return np.log1p(lengths).astype(np.float32), np.log1p(seconds).astype(np.float32)
+
+
+def products(encoded: Encoded, request_of: Tensor) -> list[Tensor]:
+    """Return the elementwise product of the target and each pooled history, ``[C, T]`` each."""
+    return [encoded.target * pooled.index_select(0, request_of) for pooled in encoded.pooled.values()]
 
 
 def _columns(columns: list[Tensor], n: int, device: torch.device) -> Tensor:

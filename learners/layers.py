@@ -29,6 +29,16 @@ def pool(gathered: Gathered, use: int, offsets: Tensor, mode: str = "mean") -> T
     return embedding_bag(places, gathered.weight, offsets, mode=mode, include_last_offset=True)
 
 
+def last_entry(gathered: Gathered, use: int, offsets: Tensor) -> Tensor:
+    """Return the newest entry of one ragged use of a table per request, ``[R, D]``; an empty row is 0."""
+    places = gathered.places[use]
+    held = offsets.diff() > 0
+    if not len(places):
+        return gathered.weight.new_zeros(len(held), gathered.weight.shape[1])
+    newest = gathered.weight.index_select(0, places.index_select(0, (offsets[1:] - 1).clamp(min=0)))
+    return newest * held.unsqueeze(1)
+
+
 def segment_sum(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:
     """Add up the rows of ``values [P, D]`` by ``segment [P]``: ``[n_segments, D]``."""
     out = torch.zeros(n_segments, values.shape[1], dtype=values.dtype, device=values.device)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from learners.batch import Batch
+from learners.features import Inputs
 from learners.learner import Learner, Scores, State, Stats
 from learners.samples import SampleBlock
 from learners.tables import EmbeddingTable
@@ -34,6 +35,7 @@ class ClickNetwork(nn.Module, abc.ABC):
     """A network over tables. ``tables`` are no parameters of torch: they have their own optimiser and grow."""
 
     tables: dict[str, EmbeddingTable]
+    inputs: Inputs
 
     @abc.abstractmethod
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
@@ -47,14 +49,16 @@ class ClickNetwork(nn.Module, abc.ABC):
         return {}
 
     def after(self, batch: Batch, step: int) -> None:
-        """Take in what only counts from the next batch on: queues, running moments."""
+        """Take in what only counts from the next batch on: running moments, counts, queues."""
+        self.inputs.observe(batch)
 
     def memory(self) -> State:
-        """Return what is neither parameter, buffer nor table: queues."""
-        return {}
+        """Return what is neither parameter, buffer nor table: counts, queues."""
+        return self.inputs.memory()
 
     def load_memory(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take :meth:`memory` back."""
+        self.inputs.load_memory(state)
 
     def describe(self) -> dict[str, Any]:
         """Return what a person may want to know beside parameters and tables."""

@@ -13,6 +13,7 @@ from learners.samples import SampleBlock
 from learners.tables import CountTable
 
 Keys = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 class Rates:
@@ -35,12 +36,15 @@ class Rates:
 
     def predict(self, items: Keys, ts: Keys | None = None) -> Scores:
         """Return the smoothed rate of every item ``[C]``, as of ``ts`` (ms, ``[C]``) where counts are forgotten."""
+        return self.lately(items, ts)[1].astype(np.float32)
+
+    def lately(self, items: Keys, ts: Keys | None = None) -> tuple[Floats, Floats]:
+        """Return impressions and smoothed rate of every item, ``[C]`` each; arguments as for :meth:`predict`."""
         counts = self.table.read(items)
         if ts is not None:
             counts = counts * self._kept(items, ts)[:, None]
         mean = self._total[1] / self._total[0]
-        rate: Scores = ((counts[:, 1] + self._prior * mean) / (counts[:, 0] + self._prior)).astype(np.float32)
-        return rate
+        return counts[:, 0], (counts[:, 1] + self._prior * mean) / (counts[:, 0] + self._prior)
 
     def _kept(self, items: Keys, ts: Keys | int) -> npt.NDArray[np.float64]:
         assert self._half_life_ms is not None

@@ -49,10 +49,6 @@ class DIN(ClickNetwork):
             candidate += [interest, interest * encoded.target]
         return Forward(self.mlp(torch.cat(candidate, 1), encoded.request, batch.request_of()))
 
-    def after(self, batch: Batch, step: int) -> None:
-        """Move the running moments."""
-        self.inputs.observe()
-
 
 def build(config: Config, context: ModelContext) -> Learner:
     """Build the learner."""

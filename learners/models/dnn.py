@@ -7,10 +7,9 @@ pooled history, without which an MLP finds it hard to tell whether they agree.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from learners.batch import Batch
-from learners.features import Encoded, Inputs, NetworkConfig
+from learners.features import Encoded, Inputs, NetworkConfig, products
 from learners.layers import RequestMLP
 from learners.learner import Learner
 from learners.models import ModelContext
@@ -41,15 +40,6 @@ class DNN(ClickNetwork):
         request_of = batch.request_of()
         candidate = [encoded.candidate] + (products(encoded, request_of) if self.cross else [])
         return Forward(self.mlp(torch.cat(candidate, 1), encoded.request, request_of))
-
-    def after(self, batch: Batch, step: int) -> None:
-        """Move the running moments."""
-        self.inputs.observe()
-
-
-def products(encoded: Encoded, request_of: Tensor) -> list[Tensor]:
-    """Return the elementwise product of the target and each pooled history, ``[C, T]`` each."""
-    return [encoded.target * pooled.index_select(0, request_of) for pooled in encoded.pooled.values()]
 
 
 def build(config: Config, context: ModelContext) -> Learner:

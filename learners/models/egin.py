@@ -1,0 +1,249 @@
+"""EGIN: click prediction on a query-item graph that is sampled out of the samples themselves ("Light-weight End-to-End Graph
+Interest Network for CTR Prediction in E-commerce Search", cited by section and equation below).
+
+- Subgraph (3.2, Algorithms 1 and 2): :mod:`learners.graph`. The edge loss is a softmax over the positive and 100 negatives
+  drawn from queues of a million ids, shared by all edges of a batch whose second end is of that type.
+- Multi-interest network (3.3): SimExtract(target item, clicks), SimExtract(query, queries), SimExtract(query, clicks), beside
+  the other features, into an MLP.
+- ``L = L_CTR + alpha L_i2i + beta L_q2q + gamma L_q2i`` (Eq. 1); L_q2i is the mean of both directions.
+
+Where the paper leaves a choice, it is an option of :class:`Config` or :class:`learners.graph.subgraph.GraphConfig`. What this
+model adds to the paper, a switch each: graph vectors in tables of their own (``graph_table``), a bias per node in the edge loss
+that takes up its degree (``node_bias``), and graph vectors as inputs beside their similarities (``graph_inputs``).
+
+Legend: ``R`` requests, ``C`` candidates, ``H`` clicks and ``Q`` queries in histories, ``D`` dim, ``M`` negatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from learners.batch import CANDIDATES, Batch
+from learners.edge_loss import LogQ
+from learners.features import NO_KEYS, Encoded, Inputs, NetworkConfig, products
+from learners.graph import subsample
+from learners.graph.nodes import NOW, PAST, GraphNodes, NodeOptions
+from learners.graph.subgraph import GraphConfig, subgraph
+from learners.layers import RequestMLP, last_entry, pool
+from learners.learner import Learner, State
+from learners.models import ModelContext
+from learners.network import ClickNetwork, Forward, NeuralLearner
+from learners.samples import QUERY
+from learners.sim_extract import SimExtract
+from learners.tables import Gathered, TableConfig
+from learners.tables.index import Keys
+from negative_queues import draw_key
+
+Bools = npt.NDArray[np.bool_]
+
+
+class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options of ``egin``. The ablations of the paper's Table 4: ``graph``, ``queries``, ``slot_positions`` = false."""
+
+    graph: bool = True
+    """Whether there is a graph loss; without it similarities come from the tables that the click loss trains."""
+    queries: bool = True
+    """Whether queries are nodes and SimExtract sees them."""
+    slot_positions: bool = True
+    """Whether SimExtract embeds the positions of what it picked."""
+    edges: GraphConfig = GraphConfig()
+    alpha: float = 1.0
+    """Weight of the i2i loss."""
+    beta: float = 1.0
+    """Weight of the q2q loss."""
+    gamma: float = 1.0
+    """Weight of the q2i loss."""
+    top_k: int = 10
+    n_bins: int = 20
+    slot_dim: int = 10
+    """Width of a slot's bin and position embedding; the paper's 10."""
+    slot_length: int = 50
+    """Positions told apart."""
+    graph_table: Literal["own", "shared"] = "own"
+    """own: graph vectors beside the click model's; shared: one vector per id for both losses."""
+    graph_rate: float = 0.1
+    graph_scale: float = 0.1
+    """New graph vectors are uniform in [-scale, scale)."""
+    graph_inputs: Literal["off", "frozen", "learned"] = "learned"
+    """Graph vectors of the target, of its history's mean and newest click, and their products, as inputs; the click loss
+    reaches them (learned) or does not (frozen)."""
+    node_bias: bool = True
+    """A scalar per node that the edge loss learns: what is popular needs no large vector for being a likely neighbour."""
+    n_negatives: int = 100
+    queue: int = 1_000_000
+    """Ids that each queue holds."""
+    log_q: LogQ = "none"
+    temperature: float = 1.0
+    subsample: float = 0.0
+    """Threshold of the subsampling of frequent items (section 4.6.1), as a share of the queue; 0 is off."""
+
+
+class EGIN(ClickNetwork):
+    """The graph, its queues and the multi-interest network."""
+
+    def __init__(self, config: Config, context: ModelContext) -> None:
+        super().__init__()
+        self.config, self.context = config, context
+        self.inputs = Inputs(config, context)
+        self.tables = dict(self.inputs.tables)
+        if not self.inputs.sequences:
+            raise ValueError(f"{context.name}: egin needs an item sequence, and these samples have none")
+        self.sequence = self.inputs.sequences[0]
+        self.has_queries = config.queries and self.inputs.has_query
+        kinds = ["i2i"] + ["q2q", "q2i"] * self.has_queries
+        self.nodes: dict[str, GraphNodes] = {}
+        for kind in ["item"] + ["query"] * self.has_queries:
+            self.nodes[kind] = GraphNodes(kind, self._node_options(), self.inputs.tables[kind], context)
+            self.tables.update(self.nodes[kind].tables)
+        self.similar = torch.nn.ModuleDict({kind: self._sim_extract() for kind in kinds})
+        width = config.top_k * config.slot_dim
+        vectors = 0 if config.graph_inputs == "off" else 5 * config.dim
+        candidate = self.inputs.candidate_dim + len(self.inputs.sequences) * self.inputs.target_dim + width + vectors
+        self.mlp = RequestMLP(candidate, self.inputs.request_dim + width * (len(kinds) - 1), config.hidden)
+
+    def _node_options(self) -> NodeOptions:
+        config = self.config
+        table = TableConfig(dim=config.dim, rate=config.graph_rate, initial_scale=config.graph_scale, max_rows=config.max_rows)
+        return NodeOptions(
+            table=table,
+            own=config.graph and config.graph_table == "own",
+            bias=config.graph and config.node_bias,
+            queue=config.queue if config.graph else 1,
+            n_negatives=config.n_negatives if config.graph else 0,
+            log_q=config.log_q,
+            temperature=config.temperature,
+        )
+
+    def _sim_extract(self) -> SimExtract:
+        config = self.config
+        return SimExtract(config.top_k, config.n_bins, config.slot_length, config.slot_dim, positions=config.slot_positions)
+
+    def loss_weights(self) -> Mapping[str, float]:
+        """Return alpha, beta and gamma of Eq. 1."""
+        return {"i2i": self.config.alpha, "q2q": self.config.beta, "q2i": self.config.gamma}
+
+    def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
+        """Return logits ``[C]``, and the edge losses when learning."""
+        drawn = {kind: nodes.draw(step) if learn else NO_KEYS for kind, nodes in self.nodes.items()}
+        shared = {kind: NO_KEYS if nodes.own else drawn[kind] for kind, nodes in self.nodes.items()}
+        encoded: Encoded = self.inputs(batch, learn, shared["item"], shared.get("query", NO_KEYS))
+        vectors = {"item": self._vectors(batch, "item", encoded.items, drawn["item"], learn)}
+        if self.has_queries:
+            assert encoded.queries is not None
+            vectors["query"] = self._vectors(batch, "query", encoded.queries, drawn["query"], learn)
+        logits = self._score(batch, encoded, vectors)
+        if not learn or not self.config.graph:
+            return Forward(logits)
+        return self._with_graph(batch, logits, vectors, step)
+
+    def _vectors(self, batch: Batch, kind: str, shared: Gathered, drawn: Keys, learn: bool) -> Gathered:
+        """Return the graph vectors of one node type; uses: of now (candidates or query), of the history, ..., drawn."""
+        nodes = self.nodes[kind]
+        if nodes.own is None:
+            return shared
+        now, past = (CANDIDATES, f"{self.sequence}.item") if kind == "item" else ("query", f"{QUERY}.id")
+        return nodes.own.gather(batch.ids(now), batch.ids(past), drawn, learn=learn, ts=batch.newest_ts)
+
+    def _score(self, batch: Batch, encoded: Encoded, vectors: Mapping[str, Gathered]) -> Tensor:
+        items, request_of = vectors["item"], batch.request_of()
+        target, clicks = items.of(NOW), items.of(PAST)
+        offsets, candidates = batch.offsets(f"{self.sequence}.item"), batch.offsets(CANDIDATES)
+        candidate = [encoded.candidate, *products(encoded, request_of)]
+        candidate.append(self.similar["i2i"](target, clicks, offsets, candidates))
+        candidate += self._graph_inputs(items, offsets, request_of)
+        request = [encoded.request]
+        if self.has_queries:
+            queries = vectors["query"]
+            query = queries.of(NOW)
+            request.append(self.similar["q2q"](query, queries.of(PAST), batch.offsets(f"{QUERY}.id")))
+            request.append(self.similar["q2i"](query, clicks, offsets))
+        return self.mlp(torch.cat(candidate, 1), torch.cat(request, 1), request_of)  # type: ignore[no-any-return]
+
+    def _graph_inputs(self, items: Gathered, offsets: Tensor, request_of: Tensor) -> list[Tensor]:
+        """Return target, mean and newest of the history, and the target's products with both, ``[C, D]`` each."""
+        if self.config.graph_inputs == "off":
+            return []
+        if self.config.graph_inputs == "frozen":
+            items = items._replace(weight=items.weight.detach())
+        target = items.of(NOW)
+        mean = pool(items, PAST, offsets).index_select(0, request_of)
+        newest = last_entry(items, PAST, offsets).index_select(0, request_of)
+        return [target, mean, newest, target * mean, target * newest]
+
+    def _with_graph(self, batch: Batch, logits: Tensor, vectors: Mapping[str, Gathered], step: int) -> Forward:
+        name, seed, config = self.context.name, self.context.seed, self.config
+        keep = self._subsampled(batch, step)
+        graph = subgraph(batch, self.sequence, config.edges, seed, name, step, queries=self.has_queries, keep=keep)
+        items = self.nodes["item"].nodes(vectors["item"], graph.item_source, batch.newest_ts)
+        losses = {"i2i": items.loss(graph.i2i, items)}
+        if self.has_queries:
+            queries = self.nodes["query"].nodes(vectors["query"], graph.query_source, batch.newest_ts)
+            losses["q2q"] = queries.loss(graph.q2q, queries)
+            losses["q2i"] = (queries.loss(graph.q2i, items) + items.loss(graph.i2q, queries)) / 2
+        n = max(batch.n_requests, 1)
+        edges = {"i2i": graph.i2i.n_edges, "q2q": graph.q2q.n_edges, "q2i": graph.q2i.n_edges + graph.i2q.n_edges}
+        stats = {f"edges.{kind}": edges[kind] / n for kind in losses}
+        for kind, nodes in self.nodes.items():
+            stats |= {f"queue.{kind}.fill": float(nodes.queue.fill), f"queue.{kind}.age": nodes.queue.mean_age()}
+        return Forward(logits, losses, stats)
+
+    def _subsampled(self, batch: Batch, step: int) -> Bools | None:
+        queue = self.nodes["item"].queue
+        if not self.config.subsample or not queue.fill:
+            return None
+        frequency = queue.counts(batch.ids(f"{self.sequence}.item")) / queue.fill
+        return subsample(frequency, self.config.subsample, draw_key(self.context.seed, self.context.name, "subsample", step))
+
+    def after(self, batch: Batch, step: int) -> None:
+        """Let the fresh clicks and queries into the queues, after the loss that met the old ones."""
+        super().after(batch, step)
+        if self.config.graph:
+            self.nodes["item"].queue.push(fresh_entries(batch, f"{self.sequence}.item", f"{self.sequence}.fresh"))
+            if self.has_queries:
+                self.nodes["query"].queue.push(fresh_entries(batch, f"{QUERY}.id", f"{QUERY}.fresh"))
+
+    def memory(self) -> State:
+        """Return counts and queues."""
+        states = {kind: nodes.queue.state() for kind, nodes in self.nodes.items() if self.config.graph}
+        queues = {f"queue.{kind}.{part}": array for kind, state in states.items() for part, array in state.items()}
+        return {**super().memory(), **queues}
+
+    def load_memory(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take counts and queues back."""
+        super().load_memory(state)
+        for kind, nodes in self.nodes.items() if self.config.graph else ():
+            prefix = f"queue.{kind}."
+            nodes.queue.load_state({n.removeprefix(prefix): a for n, a in state.items() if n.startswith(prefix)})
+
+    def describe(self) -> dict[str, Any]:
+        """Return queue fill, and which parts are off and why."""
+        queues = {kind: {"fill": n.queue.fill, "capacity": n.queue.capacity} for kind, n in self.nodes.items()}
+        return {"queues": queues if self.config.graph else {}, "off": self.off()}
+
+    def off(self) -> dict[str, str]:
+        """Return the parts that are off, each with the reason."""
+        log = "the log has no queries" if not self.inputs.has_query else "queries = false"
+        off = {} if self.has_queries else dict.fromkeys(("q2q", "q2i", "seeds"), log)
+        if self.has_queries and not self.inputs.has_category:
+            off["seeds"] = "the log has no categories; q2q and q2i edges go by time alone"
+        return off if self.config.graph else {**off, "graph": "graph = false"}
+
+
+def fresh_entries(batch: Batch, sequence: str, fresh: str) -> Keys:
+    """Return the ids of each sequence's fresh entries, in order; missing ids are left out."""
+    ids, offsets = batch.ragged(sequence)
+    starts = np.repeat(offsets[1:] - batch.block.column(fresh), np.diff(offsets))
+    new: Keys = ids[(np.arange(len(ids)) >= starts) & (ids != 0)]
+    return new
+
+
+def build(config: Config, context: ModelContext) -> Learner:
+    """Build the learner."""
+    torch.manual_seed(context.seed)
+    return NeuralLearner(EGIN(config, context), config.rate, context.device)
