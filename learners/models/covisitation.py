@@ -21,7 +21,7 @@ from learners.learner import Learner, Scores, State, Stats
 from learners.models import ModelContext
 from learners.samples import Ragged, SampleBlock
 from learners.tables import CountTable
-from learners.tables.probing import mix
+from negative_queues.draws import fold64
 
 Keys = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -135,7 +135,7 @@ def pair_keys(first: Keys, second: Keys) -> Keys:
     out = np.zeros(len(first), np.int64)
     for i in range(len(first)):
         if first[i] != 0 and second[i] != 0:
-            out[i] = np.int64(mix(mix(np.uint64(first[i])) + np.uint64(second[i])))
+            out[i] = np.int64(fold64(np.uint64(first[i]), np.uint64(second[i])))
     return out
 
 

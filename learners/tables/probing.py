@@ -7,24 +7,15 @@ no keys.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from negative_queues.draws import fold64, mix64, uniform_unit
+
 Keys = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 EMPTY = np.int32(-1)
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def mix(key: Any) -> Any:
-    """Spread a key over 64 bits (splitmix64's finaliser), so that structured ids do not cluster."""
-    x = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -36,7 +27,7 @@ def find(slots: Rows, row_keys: Keys, wanted: Keys, out: Rows) -> None:
         if key == 0:
             out[i] = 0
             continue
-        at = mix(key) & mask
+        at = mix64(np.uint64(key)) & mask
         while True:
             row = slots[at]
             if row < 0 or row_keys[row] == key:
@@ -50,7 +41,7 @@ def insert(slots: Rows, row_keys: Keys, keys: Keys, rows: Rows) -> None:
     """Put distinct keys that are not there yet at ``rows``."""
     mask = np.uint64(len(slots) - 1)
     for i in range(len(keys)):
-        at = mix(keys[i]) & mask
+        at = mix64(np.uint64(keys[i])) & mask
         while slots[at] >= 0:
             at = (at + np.uint64(1)) & mask
         slots[at] = rows[i]
@@ -65,7 +56,7 @@ def rebuild(slots: Rows, row_keys: Keys, n_rows: int) -> None:
     for row in range(1, n_rows):
         key = row_keys[row]
         if key != 0:
-            at = mix(key) & mask
+            at = mix64(np.uint64(key)) & mask
             while slots[at] >= 0:
                 at = (at + np.uint64(1)) & mask
             slots[at] = row
@@ -104,10 +95,7 @@ def dedupe(rows: Rows, place: Rows, unique: Rows, inverse: Keys) -> int:
 def initial(keys: Keys, seed: int, scale: float, out: npt.NDArray[np.float32]) -> None:
     """Write each key's initial vector, uniform in [-scale, scale): a function of (seed, key) alone, so the order of arrival
     does not matter and a key that was never learned can be scored without being admitted."""
-    dim = out.shape[1]
     for i in range(len(keys)):
-        base = mix(np.uint64(keys[i]) ^ mix(np.uint64(seed)))
-        for d in range(dim):
-            bits = mix(base + np.uint64(d + 1))
-            unit = np.float64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-            out[i, d] = np.float32((2.0 * unit - 1.0) * scale)
+        base = fold64(np.uint64(seed), np.uint64(keys[i]))
+        for d in range(out.shape[1]):
+            out[i, d] = np.float32((2.0 * uniform_unit(base, d) - 1.0) * scale)
