@@ -8,7 +8,7 @@ scored the negative). No Dice: its batch statistics would tie a score to its nei
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from learners.batch import Batch
 from learners.features import Encoded, Inputs, NetworkConfig
@@ -42,12 +42,17 @@ class DIN(ClickNetwork):
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
         """Return logits ``[C]``."""
         encoded: Encoded = self.inputs(batch, learn)
-        candidate = [encoded.candidate]
-        for name, attention in self.attention.items():
-            history = self.inputs.history(encoded, name)
-            interest = attention(encoded.target, history, *batch.pairs(f"{name}.item"))
-            candidate += [interest, interest * encoded.target]
+        candidate = [encoded.candidate, *interests(batch, encoded, self.inputs, self.attention)]
         return Forward(self.mlp(torch.cat(candidate, 1), encoded.request, batch.request_of()))
+
+
+def interests(batch: Batch, encoded: Encoded, inputs: Inputs, attention: nn.ModuleDict) -> list[Tensor]:
+    """Return the interest in each item sequence and its product with the target, ``[C, T]`` each."""
+    parts: list[Tensor] = []
+    for name, unit in attention.items():
+        interest = unit(encoded.target, inputs.history(encoded, name), *batch.pairs(f"{name}.item"))
+        parts += [interest, interest * encoded.target]
+    return parts
 
 
 def build(config: Config, context: ModelContext) -> Learner:

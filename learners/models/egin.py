@@ -77,7 +77,7 @@ class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A scalar per node that the edge loss learns: what is popular needs no large vector for being a likely neighbour."""
     n_negatives: int = 100
     queue: int = 1_000_000
-    """Ids that each queue holds."""
+    """Ids that each queue holds. Where items live for hours (news), a queue of the last hours' clicks gives better contrast."""
     log_q: LogQ = "none"
     temperature: float = 1.0
     subsample: float = 0.0
@@ -104,7 +104,8 @@ class EGIN(ClickNetwork):
         self.similar = torch.nn.ModuleDict({kind: self._sim_extract() for kind in kinds})
         width = config.top_k * config.slot_dim
         vectors = 0 if config.graph_inputs == "off" else 5 * config.dim
-        candidate = self.inputs.candidate_dim + len(self.inputs.sequences) * self.inputs.target_dim + width + vectors
+        crossed = len(self.inputs.sequences) * self.inputs.target_dim
+        candidate = self.inputs.candidate_dim + crossed + width + vectors
         self.mlp = RequestMLP(candidate, self.inputs.request_dim + width * (len(kinds) - 1), config.hidden)
 
     def _node_options(self) -> NodeOptions:

@@ -1,0 +1,262 @@
+"""Edges as positions, and the two-pass kernel that makes them: count, then fill.
+
+An edge's ends are positions in the flat values of the sequences it came from, so a gathered embedding matrix is indexed
+without another look-up. Every edge kind is the same search: for each entry ``a`` of one sequence, the other ends ``b`` lie in a
+range ``[low[a], high[a])`` that the order in time gives by two pointers; a pair is kept if its ids are known and differ and its
+categories do not contradict. The kinds differ only in how they find the ranges.
+
+Letters: ``R`` requests, ``N`` entries over all requests, ``K`` category slots of an entry, ``P`` pairs, ``E`` edges.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from learners.samples import Ragged
+from negative_queues.draws import DrawKey, fold64, uniform_below
+
+__all__ = ["Edges", "GraphError", "Mode", "Pairs", "Side", "TimedNodes", "find_pairs"]
+
+Positions = npt.NDArray[np.int64]
+Mode = Literal["all", "fresh"]
+"""``all``: every pair of the histories; ``fresh``: each pair in the one request where its newer end is new."""
+
+
+class GraphError(ValueError):
+    """Sequences or options from which no edges can be built."""
+
+
+class Edges(NamedTuple):
+    """Directed edges: ``anchor`` and ``positive`` are int64 ``[E]`` positions in the flat values of their sequences."""
+
+    anchor: Positions
+    positive: Positions
+
+    @property
+    def n_edges(self) -> int:
+        """How many (``E``)."""
+        return len(self.anchor)
+
+
+class Pairs(NamedTuple):
+    """Undirected pairs: int64 ``[P]`` positions on side ``a`` and side ``b``, in the order of the requests."""
+
+    a: Positions
+    b: Positions
+
+    def both_ways(self) -> Edges:
+        """Return the ``2 P`` edges of pairs within one sequence: first all (a, b), then all (b, a)."""
+        return Edges(np.concatenate(self), np.concatenate(self[::-1]))
+
+
+class TimedNodes(NamedTuple):
+    """A batch of sequences whose entries have times and, maybe, categories.
+
+    - ``ids``: :class:`~learners.samples.Ragged` of int64 ``[N]``, oldest first; 0 is missing and has no edges.
+    - ``ts``: UTC ms ``[N]``, not decreasing within a sequence.
+    - ``categories``: ``[N]`` or ``[N, K]``, 0 pads; None where the log has none.
+    - ``fresh``: so many last entries of each sequence are new, ``[R]``; only for mode ``fresh``.
+    - ``keep``: bool ``[N]``: entries that are False get no edges (subsampling); None keeps all.
+    """
+
+    ids: Ragged
+    ts: npt.NDArray[Any]
+    categories: npt.NDArray[Any] | None = None
+    fresh: npt.NDArray[Any] | None = None
+    keep: npt.NDArray[np.bool_] | None = None
+
+    def side(self, mode: Mode, name: str) -> Side:
+        """Return the entries as the kernels want them.
+
+        Raises:
+            GraphError: shapes that do not fit.
+        """
+        values, offsets = self.ids
+        if len(self.ts) != len(values):
+            raise GraphError(f"{name}: ts has {len(self.ts)} entries for {len(values)} ids")
+        if self.keep is not None:
+            if len(self.keep) != len(values):
+                raise GraphError(f"{name}: keep has {len(self.keep)} entries for {len(values)} ids")
+            values = np.where(self.keep, values, 0)  # a missing id has no edges
+        return side(values, offsets, self.categories, self.fresh, mode, name)
+
+
+def check_timespan(timespan_ms: int) -> None:
+    """Raise GraphError unless the timespan is positive."""
+    if timespan_ms <= 0:
+        raise GraphError(f"timespan_ms must be above 0, got {timespan_ms}; an hour is 3_600_000")
+
+
+class Side(NamedTuple):
+    """The entries of one side of the pairs, as the kernels want them (:func:`side` makes it).
+
+    ``ids`` int64 ``[N]``, ``offsets`` int64 ``[R + 1]``, ``categories`` int64 ``[N, K]`` (0 pads; ``K = 0``: all unknown),
+    ``fresh`` int64 ``[R]``: so many last entries are new.
+    """
+
+    ids: Positions
+    offsets: Positions
+    categories: Positions
+    fresh: Positions
+
+
+def side(
+    ids: npt.NDArray[Any],
+    offsets: npt.NDArray[Any],
+    categories: npt.NDArray[Any] | None,
+    fresh: npt.NDArray[Any] | None,
+    mode: Mode,
+    name: str,
+) -> Side:
+    """Check one side and bring it into the form of the kernels.
+
+    Raises:
+        GraphError: shapes that do not fit, or mode ``fresh`` without ``fresh``.
+    """
+    n, rows = len(ids), len(offsets) - 1
+    if rows < 0 or offsets[0] != 0 or offsets[-1] != n:
+        raise GraphError(f"{name}: offsets must run from 0 to the {n} values, got {offsets[[0, -1]] if rows >= 0 else offsets}")
+    if mode not in ("all", "fresh"):
+        raise GraphError(f"mode must be 'all' or 'fresh', got {mode!r}")
+    if mode == "fresh" and fresh is None:
+        raise GraphError(
+            f"{name}: mode 'fresh' needs fresh [R], the number of new entries per request; give it or use mode 'all'"
+        )
+    if fresh is not None and len(fresh) != rows:
+        raise GraphError(f"{name}: fresh has {len(fresh)} entries for {rows} requests")
+    if categories is not None and len(categories) != n:
+        raise GraphError(f"{name}: categories has {len(categories)} rows for {n} entries")
+    lengths = np.diff(offsets)
+    new = lengths if mode == "all" or fresh is None else np.clip(fresh, 0, lengths)
+    if categories is None:
+        categories = np.zeros((n, 0), np.int64)
+    slots = categories[:, None] if categories.ndim == 1 else categories
+    return Side(frozen(ids), frozen(offsets), frozen(slots), frozen(new))
+
+
+def frozen(array: npt.NDArray[Any]) -> Positions:
+    """Return int64, contiguous and read-only: one compiled kernel for a block's read-only views and for own arrays."""
+    view = np.ascontiguousarray(array, dtype=np.int64).view()
+    view.flags.writeable = False
+    return view
+
+
+def find_pairs(a: Side, b: Side, low: Positions, high: Positions, cap: int | None, key: DrawKey | None) -> Pairs:
+    """Return the pairs ``(x, y)`` with ``low[x] <= y < high[x]`` that are new, known, different and of like category.
+
+    A pair is new if one end is among the fresh entries of its sequence. Ids differ, and neither is 0. Categories
+    are alike if the sets intersect or one of them is empty.
+
+    Args:
+        a: side of ``x``.
+        b: side of ``y``, of the same requests.
+        low: first candidate ``y`` per ``x``, int64 ``[N_a]``.
+        high: end of the candidates, int64 ``[N_a]``; within the same request.
+        cap: at most so many *edges* per request (a pair is two), or None. ``cap // 2`` pairs are drawn from a request that has
+            more, each subset equally likely (Knuth 3.4.2, Algorithm S), in the order they had.
+        key: of the draw; needed where ``cap`` is.
+
+    Raises:
+        GraphError: a cap below 2 or without a key, or sides of different requests.
+    """
+    if len(a.offsets) != len(b.offsets):
+        raise GraphError(f"the two sequences have {len(a.offsets) - 1} and {len(b.offsets) - 1} requests")
+    if cap is not None and (cap < 2 or key is None):
+        raise GraphError(f"cap must be at least 2 edges (one pair, both ways) and needs a key; got cap {cap}, key {key}")
+    counts = np.empty(len(a.offsets) - 1, np.int64)
+    _count(*a, *b, low, high, counts)
+    limit = np.iinfo(np.int64).max if cap is None else cap // 2
+    total = int(np.minimum(counts, limit).sum())
+    pairs = Pairs(np.empty(total, np.int64), np.empty(total, np.int64))
+    _fill(*a, *b, low, high, counts, limit, np.uint64(0) if key is None else key, *pairs)
+    return pairs
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def alike(a: Positions, x: int, b: Positions, y: int) -> bool:
+    """Whether the category sets of two entries intersect, or one is empty (0 pads)."""
+    known_x = False
+    known_y = a.shape[1] == 0
+    for i in range(a.shape[1]):
+        if a[x, i] != 0:
+            known_x = True
+        for j in range(b.shape[1]):
+            if b[y, j] != 0:
+                known_y = True
+                if a[x, i] == b[y, j]:
+                    return True
+    return not (known_x and known_y)
+
+
+@numba.njit(cache=True, nogil=True)
+def _count(
+    a_ids: Positions,
+    a_offsets: Positions,
+    a_categories: Positions,
+    a_fresh: Positions,
+    b_ids: Positions,
+    b_offsets: Positions,
+    b_categories: Positions,
+    b_fresh: Positions,
+    low: Positions,
+    high: Positions,
+    counts: Positions,
+) -> None:
+    for row in range(len(a_offsets) - 1):
+        count = 0
+        first_fresh_a = a_offsets[row + 1] - a_fresh[row]
+        first_fresh_b = b_offsets[row + 1] - b_fresh[row]
+        for x in range(a_offsets[row], a_offsets[row + 1]):
+            if a_ids[x] == 0:
+                continue
+            start = low[x] if x >= first_fresh_a else max(low[x], first_fresh_b)
+            for y in range(start, high[x]):
+                if b_ids[y] != 0 and b_ids[y] != a_ids[x] and alike(a_categories, x, b_categories, y):
+                    count += 1
+        counts[row] = count
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill(
+    a_ids: Positions,
+    a_offsets: Positions,
+    a_categories: Positions,
+    a_fresh: Positions,
+    b_ids: Positions,
+    b_offsets: Positions,
+    b_categories: Positions,
+    b_fresh: Positions,
+    low: Positions,
+    high: Positions,
+    counts: Positions,
+    limit: int,
+    key: np.uint64,
+    out_a: Positions,
+    out_b: Positions,
+) -> None:
+    out = 0
+    for row in range(len(a_offsets) - 1):
+        left = counts[row]
+        need = min(left, limit)
+        row_key = fold64(key, np.uint64(row))
+        first_fresh_a = a_offsets[row + 1] - a_fresh[row]
+        first_fresh_b = b_offsets[row + 1] - b_fresh[row]
+        for x in range(a_offsets[row], a_offsets[row + 1]):
+            if need == 0:
+                break
+            if a_ids[x] == 0:
+                continue
+            start = low[x] if x >= first_fresh_a else max(low[x], first_fresh_b)
+            for y in range(start, high[x]):
+                if b_ids[y] != 0 and b_ids[y] != a_ids[x] and alike(a_categories, x, b_categories, y):
+                    # Take this one with probability need / left: every subset of the right size is equally likely.
+                    if need == left or uniform_below(row_key, left, left) < need:
+                        out_a[out] = x
+                        out_b[out] = y
+                        out += 1
+                        need -= 1
+                    left -= 1

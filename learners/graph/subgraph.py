@@ -1,0 +1,143 @@
+"""Subgraph: the nodes and edges that one batch of requests contributes to the implicit query-item graph (EGIN section 3.2).
+
+Legend: ``R`` requests, ``N`` item nodes and ``Q`` query nodes (one per entry of the lengthened sequences), ``E`` edges of one
+kind.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from learners.batch import CANDIDATES, Batch
+from learners.graph.append import lengthened, where
+from learners.graph.edges import Edges, Mode, Positions, TimedNodes
+from learners.graph.i2i import i2i_edges
+from learners.graph.q2i import ItemRule, q2i_edges
+from learners.graph.q2q import QueryRule, q2q_edges
+from learners.graph.seeds import seed_mix
+from learners.samples import QUERY, QUERY_CATEGORIES, Ragged
+from negative_queues.draws import draw_key
+
+Bools = npt.NDArray[np.bool_]
+
+
+class GraphConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which edges a batch contributes."""
+
+    window: int = 2
+    """i2i: clicks at most so far apart are joined (w in Algorithm 1)."""
+    timespan_ms: int = 1_800_000
+    """q2q and q2i: T in Algorithm 2."""
+    edges: Mode = "fresh"
+    """fresh: each edge of the stream once, when it is new; all: all edges of the histories each time, as in the paper."""
+    own: bool = True
+    """Whether the clicks and the query being learned are nodes already now, rather than in the user's next request."""
+    q2q_rule: QueryRule = "algorithm2"
+    q2i_rule: ItemRule = "algorithm2"
+    share_seed: float = 0.2
+    """i2i: share of requests whose clicks are cut to the category of the current query (section 4.6.2)."""
+    cap: int | None = None
+    """Edges of a kind per request, at most, drawn without bias; None takes all."""
+
+
+class Subgraph(NamedTuple):
+    """Edges are positions into the nodes; ``*_places`` say where a node stands in (history, own) of its sequence's gather."""
+
+    items: TimedNodes
+    item_source: Positions
+    """Position of each item node in (entries of the history, candidates), ``[N]``."""
+    queries: TimedNodes | None
+    query_source: Positions
+    """Position of each query node in (entries of the history, requests), ``[Q]``."""
+    i2i: Edges
+    q2q: Edges
+    q2i: Edges
+    """From a query to an item."""
+    i2q: Edges
+    """From an item to a query."""
+
+
+NO_POSITIONS: Positions = np.zeros(0, np.int64)
+NO_EDGES = Edges(NO_POSITIONS, NO_POSITIONS)
+
+
+def subgraph(
+    batch: Batch,
+    sequence: str,
+    config: GraphConfig,
+    seed: int,
+    name: str,
+    step: int,
+    *,
+    queries: bool,
+    keep: Bools | None = None,
+) -> Subgraph:
+    """Build a batch's nodes and edges.
+
+    Args:
+        batch: requests being learned; their labels are used where ``config.own``.
+        sequence: the item sequence that is the click sequence.
+        config: kinds and bounds.
+        seed: with ``name`` and ``step`` the key of all draws.
+        name: of the model.
+        step: of the learner.
+        queries: whether queries are nodes.
+        keep: item entries of the history that may have edges, bool ``[H]``; None keeps all (subsampling).
+    """
+
+    def key(purpose: str) -> Any:
+        return draw_key(seed, name, purpose, step)
+
+    items, item_source = _item_nodes(batch, sequence, config.own, keep)
+    seeds = _seeds(batch, items, config.share_seed, key("seeds")) if queries else None
+    kept = seeds if items.keep is None else items.keep if seeds is None else seeds & items.keep
+    i2i = i2i_edges(items.ids, config.window, items.fresh, config.edges, config.cap, key("cap.i2i"), kept)
+    if not queries:
+        return Subgraph(items, item_source, None, NO_POSITIONS, i2i, NO_EDGES, NO_EDGES, NO_EDGES)
+    nodes, query_source = _query_nodes(batch, config.own)
+    time = config.timespan_ms
+    q2q = q2q_edges(nodes, time, config.q2q_rule, config.edges, config.cap, key("cap.q2q"))
+    q2i, i2q = q2i_edges(nodes, items, time, config.q2i_rule, config.edges, config.cap, key("cap.q2i"))
+    return Subgraph(items, item_source, nodes, query_source, i2i, q2q, q2i, i2q)
+
+
+def _item_nodes(batch: Batch, sequence: str, own: bool, keep: Bools | None) -> tuple[TimedNodes, Positions]:
+    history = batch.ragged(f"{sequence}.item")
+    candidates = batch.ragged(CANDIDATES)
+    clicked = batch.ragged("candidate.label").values > 0 if own else np.zeros(len(candidates.values), bool)
+    clicks = where(clicked, candidates.offsets)
+    longer = lengthened(history.offsets, clicks.offsets)
+    # the click came after the request; when exactly is not in the sample, so it counts as 1 ms later
+    click_ts = np.repeat(batch.block.column("ts") + 1, clicks.lengths)
+    ts = longer.of(batch.ids(f"{sequence}.ts"), click_ts)
+    category = longer.of(batch.ids(f"{sequence}.category"), batch.ids("candidate.category")[clicks.values])
+    ids = Ragged(longer.of(history.values, candidates.values[clicks.values]), longer.offsets)
+    fresh = batch.block.column(f"{sequence}.fresh") + clicks.lengths
+    kept = None if keep is None else longer.of(keep, np.ones(len(clicks.values), bool))
+    source = longer.of(np.arange(len(history.values)), len(history.values) + clicks.values)
+    return TimedNodes(ids, ts, category, fresh, kept), source
+
+
+def _query_nodes(batch: Batch, own: bool) -> tuple[TimedNodes, Positions]:
+    history = batch.ragged(f"{QUERY}.id")
+    now = batch.block.column("query")
+    asked = where((now != 0) if own else np.zeros(len(now), bool), np.arange(len(now) + 1))
+    longer = lengthened(history.offsets, asked.offsets)
+    ids = Ragged(longer.of(history.values, now[asked.values]), longer.offsets)
+    ts = longer.of(batch.ids(f"{QUERY}.ts"), batch.block.column("ts")[asked.values])
+    past = batch.ids(f"{QUERY}.category").reshape(-1, QUERY_CATEGORIES)
+    category = longer.of(past, batch.block.column("query_category")[asked.values])
+    fresh = batch.block.column(f"{QUERY}.fresh") + asked.lengths
+    source = longer.of(np.arange(len(history.values)), len(history.values) + asked.values)
+    return TimedNodes(ids, ts, category, fresh), source
+
+
+def _seeds(batch: Batch, items: TimedNodes, share: float, key: Any) -> Bools | None:
+    query_category = batch.block.column("query_category")
+    if share == 0 or items.categories is None or not query_category.any():
+        return None
+    return seed_mix(Ragged(items.categories, items.ids.offsets), query_category, share, key)
