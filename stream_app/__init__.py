@@ -1,0 +1,1 @@
+"""The application: topics, joining, training and replay runs, command line."""
