@@ -41,6 +41,8 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Adam's learning rate, for layers."""
     table_rate: float = 0.1
     """Row-wise Adagrad's learning rate, for tables."""
+    table_keep: float = 0.998
+    """Share of a row's accumulator that stays at each update; 1 is plain Adagrad."""
     initial_scale: float = 0.01
     """New vectors are uniform in [-scale, scale)."""
     max_rows: int = 10_000_000
@@ -113,7 +115,13 @@ class Inputs(nn.Module):
 
     def _table(self, name: str, dim: int, context: ModelContext) -> EmbeddingTable:
         config = self.config
-        table = TableConfig(dim=dim, rate=config.table_rate, initial_scale=config.initial_scale, max_rows=config.max_rows)
+        table = TableConfig(
+            dim=dim,
+            rate=config.table_rate,
+            keep=config.table_keep,
+            initial_scale=config.initial_scale,
+            max_rows=config.max_rows,
+        )
         return EmbeddingTable(f"{context.name}/{name}", table, context.seed, context.device)
 
     @property

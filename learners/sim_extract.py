@@ -6,6 +6,8 @@ and a position; then ``binning(sim) + positional(i)`` per slot, the slots concat
 Choices where the paper is silent:
 
 - Bins: ``n_bins`` of width ``w = 2 / n_bins`` over [-1, 1], bin ``b`` is ``[-1 + b w, -1 + (b + 1) w)``; 1.0 is in the last.
+- The module gives an entry that is the target itself (cosine 1 up to rounding) a bin of its own, ``n_bins + 1``: whether the
+  user already had this very item says more than any likeness, and "equal" would else share a bin with "much alike".
 - The position is the distance from the newest entry, 1 for the newest, ``max_len`` and beyond share the last: histories are
   cut at their old end, so an index counted from there would mean another age in every request.
 - Slots are in the order of similarity, ties go to the newer entry. A sequence shorter than k leaves slots with bin ``n_bins``,
@@ -29,6 +31,7 @@ from torch import Tensor, nn
 
 __all__ = ["SimExtract", "Slots", "sim_extract", "sim_extract_torch"]
 
+SAME = 1e-5  # what rounding leaves between a vector and itself
 INITIAL_SCALE = 0.1  # of torch's default of 1, k slots would drown the other inputs: -.02 AUC on a news log
 _EPSILON = 1e-12  # a zero vector has similarity 0 with everything, as in F.normalize
 
@@ -201,6 +204,8 @@ def sim_extract_torch(
 class SimExtract(nn.Module):
     """Embeds the slots of :func:`sim_extract`: ``[C, k dim]``, per slot ``bin.weight[bin] + position.weight[position]``.
 
+    Rows of ``bin.weight``: ``n_bins`` bins, the empty slot, the target itself.
+
     Args:
         k: slots; the paper retrieves 10.
         n_bins: bins of similarity; the paper does not say how many.
@@ -218,7 +223,7 @@ class SimExtract(nn.Module):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.k, self.n_bins, self.max_len = k, n_bins, max_len
-        self.bin = nn.Embedding(n_bins + 1, dim)
+        self.bin = nn.Embedding(n_bins + 2, dim)
         self.position = nn.Embedding(max_len + 1, dim) if positions else None
         for table in (self.bin, self.position):
             if table is not None:
@@ -237,9 +242,11 @@ class SimExtract(nn.Module):
 
     def slots(self, target: Tensor, sequence: Tensor, sequence_offsets: Tensor, target_offsets: Tensor | None = None) -> Slots:
         """Return what :meth:`embed` embeds: with it a model can use the similarities as features too."""
-        return sim_extract(
+        found = sim_extract(
             target, sequence, sequence_offsets, target_offsets, k=self.k, n_bins=self.n_bins, max_len=self.max_len
         )
+        same = found.sims > 1 - SAME
+        return found._replace(bins=torch.where(same, self.n_bins + 1, found.bins))
 
     def embed(self, slots: Slots) -> Tensor:
         """Return ``[C, k dim]`` for slots ``[C, k]``."""

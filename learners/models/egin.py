@@ -110,7 +110,13 @@ class EGIN(ClickNetwork):
 
     def _node_options(self) -> NodeOptions:
         config = self.config
-        table = TableConfig(dim=config.dim, rate=config.graph_rate, initial_scale=config.graph_scale, max_rows=config.max_rows)
+        table = TableConfig(
+            dim=config.dim,
+            rate=config.graph_rate,
+            keep=config.table_keep,
+            initial_scale=config.graph_scale,
+            max_rows=config.max_rows,
+        )
         return NodeOptions(
             table=table,
             own=config.graph and config.graph_table == "own",

@@ -25,6 +25,8 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     dim: int = 16
     rate: float = 0.1
     """Learning rate of row-wise Adagrad."""
+    keep: float = 1.0
+    """Share of a row's accumulator that stays at each update; 1 is Adagrad, a little less follows a changing stream."""
     eps: float = 1e-8
     initial_accumulated: float = 0.0
     """What a new row's accumulator starts from; above 0 damps its first steps."""
@@ -115,12 +117,12 @@ class EmbeddingTable:
         (weight, _, rows), self._pending = self._pending, None
         if weight.grad is None:
             return
-        rate, eps = self.config.rate, self.config.eps
+        options = self.config.rate, self.config.eps, self.config.keep
         if self.device.type == "cpu":
             grad = weight.grad.contiguous().numpy()
-            rowwise_adagrad(self._weight.numpy(), self._accumulated.numpy(), rows, grad, rate, eps)
+            rowwise_adagrad(self._weight.numpy(), self._accumulated.numpy(), rows, grad, *options)
         else:
-            rowwise_adagrad_torch(self._weight, self._accumulated, self._on_device(rows), weight.grad, rate, eps)
+            rowwise_adagrad_torch(self._weight, self._accumulated, self._on_device(rows), weight.grad, *options)
 
     def statistics(self, keys: Keys) -> tuple[Keys, Keys]:
         """Return (count of learned batches, ts of the first) of keys, int64 ``[N]`` each; 0 for unknown keys."""

@@ -156,9 +156,20 @@ def test_only_the_tables_learn(positions: bool) -> None:
 
 def test_every_row_of_the_tables_can_learn() -> None:
     module = SimExtract(k=2, n_bins=3, max_len=2, dim=1)
-    slots = Slots(torch.tensor([[0, 1], [2, 3]]), torch.tensor([[1, 2], [2, 0]]), torch.zeros(2, 2))
+    slots = Slots(torch.tensor([[0, 1], [2, 3], [4, 4]]), torch.tensor([[1, 2], [2, 0], [1, 1]]), torch.zeros(3, 2))
     for gradient in torch.autograd.grad(module.embed(slots).sum(), list(module.parameters())):
         assert gradient.all()
+
+
+def test_the_target_itself_has_a_bin_of_its_own() -> None:
+    torch.manual_seed(0)
+    module = SimExtract(k=3, n_bins=4, max_len=5, dim=2)
+    target = torch.randn(5, 16)
+    near = target[4] + 0.01 * torch.randn(16)
+    slots = module.slots(target, torch.cat([3 * target[:2], near[None]]), offsets(3), offsets(5))
+    assert (slots.bins[:2, 0] == 5).all()
+    assert slots.bins[4, 0] == 3
+    assert int((slots.bins == 5).sum()) == 2
 
 
 def test_a_size_below_one_is_refused_by_name() -> None:

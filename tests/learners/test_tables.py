@@ -152,18 +152,20 @@ def test_kernel_equals_twin(rows: list[int], seed: int) -> None:
     grad[0] = 0
     twin_weight, twin_accumulated = torch.from_numpy(weight.copy()), torch.from_numpy(accumulated.copy())
     where = np.array(rows, np.int32)
-    rowwise_adagrad(weight, accumulated, where, grad, 0.1, 1e-8)
-    rowwise_adagrad_torch(twin_weight, twin_accumulated, torch.from_numpy(where), torch.from_numpy(grad), 0.1, 1e-8)
+    rowwise_adagrad(weight, accumulated, where, grad, 0.1, 1e-8, 0.9)
+    rowwise_adagrad_torch(twin_weight, twin_accumulated, torch.from_numpy(where), torch.from_numpy(grad), 0.1, 1e-8, 0.9)
     np.testing.assert_allclose(weight, twin_weight.numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(accumulated, twin_accumulated.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_rowwise_adagrad_by_hand() -> None:
     weight, accumulated = np.zeros((2, 2), np.float32), np.zeros(2, np.float32)
-    rowwise_adagrad(weight, accumulated, np.array([1], np.int32), np.array([[3.0, 4.0]], np.float32), 0.1, 0.0)
+    rowwise_adagrad(weight, accumulated, np.array([1], np.int32), np.array([[3.0, 4.0]], np.float32), 0.1, 0.0, 1.0)
     root = np.sqrt(12.5)
     np.testing.assert_allclose(weight[1], [-0.3 / root, -0.4 / root], rtol=1e-6)
     assert accumulated[1] == 12.5
+    rowwise_adagrad(weight, accumulated, np.array([1], np.int32), np.array([[1.0, 1.0]], np.float32), 0.1, 0.0, 0.5)
+    assert accumulated[1] == 0.5 * 12.5 + 1.0
 
 
 def test_gradients_of_repeated_keys_add_up() -> None:
