@@ -1,0 +1,114 @@
+"""One import from beginning to end: open, make the events, append, say what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from stream_app.topics import Log
+
+from .progress import begin, fingerprint, skips
+from .registry import importer_kind
+from .report import ImportReport
+from .source import Importer, ImportOptions, Progress, SourceError, Tally
+from .writer import EventWriter
+
+__all__ = ["Job", "run_import", "write_source"]
+
+
+def run_import(
+    kind: str,
+    files: Sequence[Path],
+    log: Log,
+    log_dir: Path | None,
+    options: ImportOptions | None = None,
+    *,
+    limit: int | None = None,
+    on_progress: Progress | None = None,
+) -> ImportReport:
+    """Import files into a log.
+
+    The same call after a kill at any moment goes on where the log ends; after the end it changes nothing.
+
+    Args:
+        kind: a name of :func:`~stream_app.importers.registry.importer_names`.
+        files: read in the given order.
+        log: where to; its raw topics are created if need be.
+        log_dir: folder of the log, for ``imports/FINGERPRINT.json``; None (a log in memory) cannot be resumed.
+        options: an instance of the kind's options; None takes the defaults.
+        limit: end after so many impressions (events, where a source has no impressions).
+        on_progress: called with (done, total, unit).
+
+    Raises:
+        SourceError: a file, a row or an option cannot be used.
+        TopicError: the log's topics have another partition count.
+    """
+    importer = importer_kind(kind)
+    options = importer.options() if options is None else options
+    if not isinstance(options, importer.options):
+        raise SourceError(f"importer {kind!r} takes {importer.options.__name__}, not {type(options).__name__}")
+    if limit is not None and limit < 1:
+        raise SourceError(f"limit = {limit}: at least 1, or none")
+    for path in files:
+        if not path.is_file():
+            raise SourceError(f"there is no file {str(path)!r}")
+    if not files:
+        raise SourceError(f"importer {kind!r}: no files given")
+    tally = Tally(options.on_error)
+    source = importer.open(list(files), options, tally)
+    return write_source(Job(kind, source, tally, options, options.partitions, limit), log, log_dir, on_progress)
+
+
+class Job(NamedTuple):
+    """One import, ready to run."""
+
+    kind: str
+    source: Importer
+    tally: Tally
+    options: msgspec.Struct
+    partitions: int
+    limit: int | None
+
+
+def write_source(job: Job, log: Log, log_dir: Path | None, on_progress: Progress | None) -> ImportReport:
+    """Write all that a source makes to a log; see :func:`run_import`."""
+    kind, source, tally, options, partitions, limit = job
+    if partitions < 1:
+        raise SourceError(f"partitions = {partitions}: at least 1")
+    path, state, resumed = None, None, False
+    if log_dir is not None:
+        identity = fingerprint(kind, source.inputs(), options, limit)
+        path, state, resumed = begin(log_dir / "imports", identity, kind, source.inputs(), log)
+        if state.report is not None:
+            return msgspec.structs.replace(state.report, was_done=True)
+    skip = skips(state, log, partitions) if state is not None and resumed else {}
+    writer = EventWriter(log, partitions, skip, resumed and any(map(any, skip.values())))
+    for chunk in source.chunks(limit):
+        writer.write(chunk.events)
+        if on_progress is not None:
+            on_progress(chunk.done, source.total, source.unit)
+    if unexplained := writer.unexplained():
+        raise SourceError(
+            f"the log gained records that this import does not make: {unexplained}. Something else wrote to it, or "
+            "the import was begun by another version of Freshet: import into a new log folder"
+        )
+    writer.flush()
+    report = ImportReport(
+        kind=kind,
+        events=writer.counts(),
+        first_ts=writer.first_ts,
+        last_ts=writer.last_ts,
+        join=source.join_config(),
+        ignored_features=source.ignored_features(),
+        errors=tally.errors,
+        first_errors=tuple(tally.first_errors),
+        left_out=dict(tally.left_out),
+        resumed=resumed,
+    )
+    if path is not None and state is not None:
+        state.report = report
+        state.save(path)
+    return report
