@@ -23,6 +23,8 @@ class Learner(abc.ABC):
     """
 
     name: str
+    tells_items_apart: bool = True
+    """Whether an item's own history of clicks moves its score; False for rules of place, which the check for it passes over."""
 
     @abc.abstractmethod
     def predict(self, block: SampleBlock) -> Scores:

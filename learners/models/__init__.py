@@ -20,7 +20,7 @@ from learners.samples import SampleSchema
 
 ENTRY_POINTS = "freshet.models"
 BUILT_IN: Mapping[str, str] = {
-    name: f"learners.models.{name}" for name in ("covisitation", "dnn", "din", "egin", "popularity", "trend")
+    name: f"learners.models.{name}" for name in ("covisitation", "din", "dnn", "egin", "last_clicked", "popularity", "trend")
 }
 
 __all__ = ["BUILT_IN", "ENTRY_POINTS", "ModelContext", "ModelError", "build", "config_of", "names"]
