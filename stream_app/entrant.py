@@ -1,0 +1,210 @@
+"""A model of a run with its figures.
+
+Shapes: ``R`` requests, ``C`` candidates over all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from learners.learner import Learner, Scores, State, Stats
+from learners.metrics import ALL, MetricOptions, Metrics, MetricSet, Rows, Window, as_json, score_rows
+from learners.samples import Ragged, SampleBlock, SampleError
+from stream_app.events import hash_id
+
+
+class Scoring(NamedTuple):
+    """Which requests count where."""
+
+    score_from: int | None
+    """Requests with ``ts`` from here on count in the final figures."""
+    slices: Mapping[str, Mapping[str, float | str]]
+    """Slice name to request features and the value that each must have."""
+    corrections: bool
+    """Whether rows with a positive are corrections of a request that was scored before."""
+
+
+class Scored(NamedTuple):
+    """What figures need of a block, once for all models."""
+
+    labels: Ragged
+    weights: npt.NDArray[np.float32]  # [C]
+    users: npt.NDArray[np.int64]  # [R]
+    ts: npt.NDArray[np.int64]  # [R]
+    requests: npt.NDArray[np.bool_] | None  # [R], None is all
+    final: npt.NDArray[np.bool_] | None  # [R], None is as `requests`
+    slices: dict[str, npt.NDArray[np.bool_]]  # [R] each
+
+
+def scored(block: SampleBlock, scoring: Scoring) -> Scored:
+    """Return what figures need of a block.
+
+    Raises:
+        SampleError: a slice names a feature that the samples do not have.
+    """
+    labels, ts = block.ragged("candidate.label"), block.column("ts")
+    requests = None
+    if scoring.corrections:
+        positives = np.zeros(len(labels.values) + 1, np.int64)
+        np.cumsum(labels.values > 0, out=positives[1:])
+        requests = np.diff(positives[labels.offsets]) == 0
+    final = requests
+    if scoring.score_from is not None and (ts < scoring.score_from).any():
+        final = ts >= scoring.score_from if requests is None else requests & (ts >= scoring.score_from)
+    slices = {name: _in_slice(block, name, wanted) for name, wanted in scoring.slices.items()}
+    weights = block.ragged("candidate.weight").values
+    return Scored(labels, weights, block.column("user"), ts, requests, final, slices)
+
+
+def _in_slice(block: SampleBlock, name: str, wanted: Mapping[str, float | str]) -> npt.NDArray[np.bool_]:
+    inside = np.ones(len(block), np.bool_)
+    for feature, value in wanted.items():
+        column = f"request_feature.{feature}"
+        if not block.has(column):
+            known = (*block.schema.request_floats, *block.schema.request_ids)
+            raise SampleError(
+                f"replay.slices.{name} asks for the request feature {feature!r}, the samples have "
+                f"{', '.join(known) or 'none'}: name one of them, or add it to join.request_features and join the log again"
+            )
+        values = block.column(column)
+        inside &= values == (hash_id(f"feature.{feature}", value) if isinstance(value, str) else value)
+    return inside
+
+
+class Entrant:
+    """A learner, what it scored, what it said about its learning.
+
+    Args:
+        name: in the run.
+        learner: the model.
+        slices: names of the slices that have figures of their own.
+        options: windows of the figures.
+    """
+
+    def __init__(self, name: str, learner: Learner, slices: tuple[str, ...], options: MetricOptions) -> None:
+        self.name = name
+        self.learner = learner
+        self.final = MetricSet(slices, options)
+        self.live = Metrics(options)
+        self.learned = 0
+        """Impressions."""
+        self.seconds = 0.0
+        """Wall time in the model; goes into rates only."""
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._window_seconds, self._window_learned = 0.0, 0
+
+    def predict(self, block: SampleBlock) -> Scores:
+        """Score a block, ``[C]``."""
+        began = time.perf_counter()
+        scores = self.learner.predict(block)
+        self._took(time.perf_counter() - began, 0)
+        return scores
+
+    def learn(self, block: SampleBlock) -> None:
+        """Learn a block."""
+        began = time.perf_counter()
+        stats = self.learner.learn(block)
+        self._took(time.perf_counter() - began, block.n_candidates)
+        self._note(stats)
+
+    def predict_learn(self, block: SampleBlock) -> Scores:
+        """Score a block, then learn it."""
+        began = time.perf_counter()
+        scores, stats = self.learner.predict_learn(block)
+        self._took(time.perf_counter() - began, block.n_candidates)
+        self._note(stats)
+        return scores
+
+    def count(self, scores: Scores, of: Scored) -> None:
+        """Count scores in all figures.
+
+        Raises:
+            MetricError: a score is no probability.
+        """
+        rows = self._rows(scores, of, of.requests)
+        self.live.add(rows)
+        # Most blocks lie wholly after `score_from`: their rows are checked and ranked once for both.
+        final = rows if of.final is of.requests else self._rows(scores, of, of.final)
+        self.final.slices[ALL].add(final)
+        self.final.buckets.add(final)
+        for name, inside in of.slices.items():
+            mask = inside if of.final is None else inside & of.final
+            self.final.slices[name].add(self._rows(scores, of, mask))
+
+    @staticmethod
+    def _rows(scores: Scores, of: Scored, mask: npt.NDArray[np.bool_] | None) -> Rows:
+        labels, offsets = of.labels
+        return score_rows(scores, labels, offsets, of.users, of.ts, weights=of.weights, mask=mask)
+
+    def closed_windows(self) -> list[dict[str, Any]]:
+        """Return the windows that closed, oldest first; what was learned since the last one is said with the newest."""
+        windows = self.live.window_figures()
+        # Those of the final figures are not reported: they may be a part of the range.
+        for metrics in self.final.slices.values():
+            metrics.window_figures()
+        lines = [self._line(window) for window in windows]
+        if lines:
+            means = {name: self._sums[name] / self._counts[name] for name in sorted(self._sums)}
+            lines[-1]["stats"] = means
+            rate = self._window_learned / self._window_seconds if self._window_seconds > 0 else 0.0
+            lines[-1]["impressions_per_s"] = round(rate, 1)
+            self._sums, self._counts = {}, {}
+            self._window_seconds, self._window_learned = 0.0, 0
+        return lines
+
+    def _line(self, window: Window) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "first_ts": window.first_ts,
+            "last_ts": window.last_ts,
+            "figures": as_json(window.figures),
+        }
+
+    def _took(self, seconds: float, learned: int) -> None:
+        self.seconds += seconds
+        self.learned += learned
+        self._window_seconds += seconds
+        self._window_learned += learned
+
+    def _note(self, stats: Stats) -> None:
+        for name, value in stats.items():
+            if not math.isfinite(value):
+                continue  # A part that had nothing to do in this step, for example no edges.
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def arrays(self) -> dict[str, State]:
+        """Return the state of all figures, by group."""
+        return {f"final/{self.name}": self.final.state(), f"live/{self.name}": self.live.state()}
+
+    def notes(self) -> dict[str, Any]:
+        """Return what else must survive, as JSON."""
+        return {
+            "learned": self.learned,
+            "seconds": self.seconds,
+            "sums": self._sums,
+            "counts": self._counts,
+            "window_seconds": self._window_seconds,
+            "window_learned": self._window_learned,
+            "described": self.learner.describe(),
+        }
+
+    def load(self, state: State, arrays: Mapping[str, State], notes: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: it does not fit this model or these figures.
+        """
+        self.learner.load_state(state)
+        self.final.load_state(arrays[f"final/{self.name}"])
+        self.live.load_state(arrays[f"live/{self.name}"])
+        self.learned, self.seconds = notes["learned"], notes["seconds"]
+        self._sums, self._counts = dict(notes["sums"]), dict(notes["counts"])
+        self._window_seconds, self._window_learned = notes["window_seconds"], notes["window_learned"]

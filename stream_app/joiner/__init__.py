@@ -1,0 +1,1 @@
+"""Impressions x actions -> labelled requests: pure, no I/O, no clock."""

@@ -1,0 +1,73 @@
+"""What the joiner is told: which actions label, how long to wait, what goes into a sample."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+FeatureKind = Literal["float", "id"]
+MAX_BLOCK_REQUESTS: Final = 32_767
+
+
+class ItemSequence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One sequence of items a user acted on."""
+
+    kinds: tuple[str, ...] = ("click",)
+    """Kinds of action that feed it."""
+    length: int = 50
+    """Newest entries that a sample carries."""
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"length = {self.length}: a sequence carries at least 1 entry; leave the sequence out instead")
+
+
+class JoinConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options of the joiner; a hash of them is the generation of its samples. All times in ms of event time."""
+
+    label_kinds: tuple[str, ...] = ("click",)
+    """Kinds of action that make a candidate positive."""
+    policy: Literal["wait", "correct"] = "wait"
+    """wait: a request leaves when its label window has passed. correct: it leaves at once as negative, and an action inside
+    ``correction_window_ms`` adds a weighted positive row of its own (fake-negative weighting)."""
+    label_window_ms: int = 1_800_000
+    correction_window_ms: int = 1_800_000
+    correction_weight: float = 1.0
+    lateness_ms: int = 5_000
+    """How much older than the newest record of its topic partition a record may be before it is late."""
+    max_clock_skew_ms: int = 86_400_000
+    """A ``ts`` further than this from the record's broker time is a dead letter."""
+    item_sequences: dict[str, ItemSequence] = msgspec.field(default_factory=lambda: {"click": ItemSequence()})
+    categories: bool = True
+    """Whether the log knows categories of items or queries; False spares the models the tables for them."""
+    query_length: int = 50
+    """Newest queries that a sample carries; 0 where the log has no queries."""
+    max_pending_per_user: int = 256
+    """Requests of one user that may wait for labels; one more makes the oldest leave early (counted)."""
+    max_foreign: int = 1_000
+    """Records in a partition that is not their key's before the joiner stops: another partitioner wrote the topic."""
+    request_features: dict[str, FeatureKind] = {}
+    candidate_features: dict[str, FeatureKind] = {}
+    truth: bool = False
+    """Whether candidates carry the label's probability (generators only)."""
+    block_requests: int = 256
+    """Requests in one block of samples, at most."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "label_window_ms",
+            "correction_window_ms",
+            "lateness_ms",
+            "max_clock_skew_ms",
+            "query_length",
+            "max_foreign",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
+        if self.max_pending_per_user < 1:
+            raise ValueError(f"max_pending_per_user = {self.max_pending_per_user} must be at least 1")
+        if not 1 <= self.block_requests <= MAX_BLOCK_REQUESTS:
+            raise ValueError(f"block_requests = {self.block_requests} must be in 1 to {MAX_BLOCK_REQUESTS}")
+        if "query" in self.item_sequences:
+            raise ValueError("item_sequences.query: the name is that of the sequence of queries; choose another")

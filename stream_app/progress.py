@@ -1,0 +1,101 @@
+"""How far along: a live line on a terminal, now and then a plain line elsewhere. Always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+LIVE_SECONDS, PLAIN_SECONDS = 0.2, 15.0
+
+
+class Progress:
+    """Rate and remaining time of work of known or unknown size.
+
+    Args:
+        title: what is being done.
+        unit: what is counted.
+        total: how much there is; None where nobody knows.
+        quiet: print nothing.
+    """
+
+    def __init__(self, title: str, unit: str, total: float | None = None, *, quiet: bool = False) -> None:
+        self.title, self.unit, self.total = title, unit, total
+        self._quiet = quiet
+        self._live: Live | None = None
+        self._began = self._told = time.monotonic()
+        self._first: float | None = None
+
+    def __enter__(self) -> Self:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, done: float, note: str = "", *, share: float | None = None) -> None:
+        """Say that ``done`` of the work is done; may be called at any rate.
+
+        The rate counts from the first call on, so that work that was done before this process began does not flatter it.
+
+        Args:
+            done: in the unit.
+            note: what else to say.
+            share: part of the work since the first call that is done, where that is known but no ``total`` is.
+        """
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done
+        wait = LIVE_SECONDS if self._live is not None else PLAIN_SECONDS
+        if self._quiet or now - self._told < wait:
+            return
+        self._told = now
+        if share:
+            self.total = self._first + (done - self._first) / share
+        line = self.line(done, now - self._began, note)
+        if self._live is not None:
+            self._live.update(line, refresh=True)
+        else:
+            print(f"freshet: {line}", file=sys.stderr, flush=True)
+
+    def update_of(self, done: int, total: int, unit: str) -> None:
+        """Take the progress of an importer, which knows its own total and unit."""
+        self.total, self.unit = total, unit
+        self.update(done)
+
+    def line(self, done: float, seconds: float, note: str = "") -> str:
+        """Return the line for ``done`` after ``seconds``."""
+        rate = (done - (self._first or 0.0)) / seconds if seconds > 0 else 0.0
+        parts = [f"{self.title}: {done:,.0f}"]
+        if self.total:
+            parts[0] += f" of {self.total:,.0f} {self.unit} ({100 * done / self.total:.0f}%)"
+        else:
+            parts[0] += f" {self.unit}"
+        parts.append(f"{rate:,.0f}/s")
+        if self.total and rate > 0:
+            parts.append(f"{duration(max(0.0, self.total - done) / rate)} left")
+        return ", ".join([*parts, note] if note else parts)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say it.
+
+    >>> duration(7), duration(75), duration(7300)
+    ('7 s', '1 min 15 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

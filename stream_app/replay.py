@@ -1,0 +1,249 @@
+"""Replay: one pass over a range of samples, several models side by side, scored before they learn.
+
+The loop is :meth:`Replay.run`. What is learned is a function of (samples, range, config, seed, threads) alone: the time of a
+checkpoint, a kill and another start, and the thread that reads ahead change nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from learners.checkpoint import Checkpoint
+from learners.metrics import MetricOptions
+from learners.models import ModelContext, build
+from learners.samples import SampleBlock, SampleError, SampleSchema
+from stream_app.config import RunConfig
+from stream_app.entrant import Entrant, Scoring, scored
+from stream_app.oracle import BEST, Oracle
+from stream_app.prefetch import prefetch
+from stream_app.profile import Profile
+from stream_app.runs import RunFolder
+from stream_app.sample_sources import Source
+from stream_app.samples_reader import Batch, Place, Range, SampleReader
+from stream_app.score_ahead import ScoreAhead
+
+SCORE_REQUESTS = 1_024
+"""Requests that are scored at once, at most; scores do not depend on it."""
+
+__all__ = ["Replay", "Step", "build_entrants"]
+
+
+class Step(NamedTuple):
+    """How far a replay is."""
+
+    batches: int
+    requests: int
+    """Learned since the beginning of the run."""
+    ts: int
+    """Event time that has been reached, UTC ms of ``due``."""
+    share: float | None
+    """Part of the event time since the first step that has passed; None where nobody knows."""
+
+
+def build_entrants(config: RunConfig, schema: SampleSchema) -> list[Entrant]:
+    """Build the models of a run, and the best possible scores where the samples know them.
+
+    Raises:
+        ModelError: there is no such model, or it does not take an option.
+    """
+    options = MetricOptions(window_ms=config.replay.window_ms, window_requests=config.replay.window_requests)
+    entrants = []
+    for name in config.replay.models:
+        context = ModelContext(
+            schema=schema,
+            name=name,
+            seed=config.replay.seed,
+            device=config.replay.device,
+            ignored_features=config.replay.ignored_features,
+        )
+        learner = build(config.model_type(name), config.model_options(name), context)
+        entrants.append(Entrant(name, learner, tuple(config.replay.slices), options))
+    if schema.has_truth:
+        entrants.append(Entrant(BEST, Oracle(), tuple(config.replay.slices), options))
+    return entrants
+
+
+class Replay:
+    """A run over samples.
+
+    Args:
+        config: resolved; ``replay.models`` names the entrants.
+        source: of the samples.
+        entrants: the models; they have learned nothing, or are brought back by :meth:`load`.
+        folder: where metrics and checkpoints go; None keeps nothing.
+        profile: where the time goes.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        source: Source,
+        entrants: Sequence[Entrant],
+        folder: RunFolder | None = None,
+        profile: Profile | None = None,
+    ) -> None:
+        self.config = config
+        self.entrants = list(entrants)
+        self.batches = self.requests = 0
+        self.delayed = config.delayed()
+        self.ts = 0
+        self.seconds = 0.0
+        """Wall time of all parts of the run; goes into rates only."""
+        self._source, self._schema = source, source.schema()
+        self._folder = folder
+        self._profile = profile or Profile()
+        self._scoring = Scoring(config.replay.score_from, config.replay.slices, config.join.policy == "correct")
+        self._began = self._saved_at = time.monotonic()
+        self._learned = self._shown = source.places(config.replay.start)
+        self._first_ts: int | None = None
+        self._last_ts = source.last_ts()
+        if self._last_ts is not None and config.replay.stop is not None:
+            self._last_ts = min(self._last_ts, config.replay.stop)
+        self._held: list[SampleBlock] = []
+        self._ahead: ScoreAhead | None = None
+
+    def run(self, on_step: Callable[[Step], None] = lambda step: None, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Learn and score the range, or the rest of it.
+
+        Args:
+            on_step: called after each batch.
+            stop: asked after each batch; True writes a checkpoint and ends the run here.
+
+        Returns:
+            Whether the end of the range was reached.
+        """
+        with contextlib.ExitStack() as open_readers:
+            batches = open_readers.enter_context(contextlib.closing(prefetch(self._reader(self._learned), self._profile)))
+            if self.delayed:
+                shown = open_readers.enter_context(contextlib.closing(prefetch(self._reader(self._shown), self._profile)))
+                self._ahead = ScoreAhead(shown, self._shown, self.config.window_ms(), self._held)
+            for batch in batches:
+                self._score_what_was_shown(batch.order_due)
+                self._learn(batch)
+                self._write_windows()
+                on_step(self._step())
+                if stop():
+                    self.save()
+                    return False
+                self._save_now_and_then()
+        self.save()
+        return True
+
+    def _reader(self, places: Sequence[Place]) -> Iterator[Batch]:
+        replay = self.config.replay
+        span = Range(replay.start, replay.stop)
+        reader = SampleReader(
+            self._source, self._schema, places, replay.batch_requests, span, self.config.window_ms(), self._profile
+        )
+        return iter(reader)
+
+    def _score_what_was_shown(self, ts: int) -> None:
+        """Under ``delayed``: score the requests that were shown up to now, with the weights as they are."""
+        if self._ahead is None:
+            return
+        for block in self._ahead.shown_by(ts):
+            for start in range(0, len(block), SCORE_REQUESTS):
+                part = block.slice(start, start + SCORE_REQUESTS)
+                facts = scored(part, self._scoring)
+                for entrant in self.entrants:
+                    with self._profile.stage(f"predict {entrant.name}"):
+                        scores = entrant.predict(part)
+                    with self._profile.stage("metrics"):
+                        entrant.count(scores, facts)
+
+    def _learn(self, batch: Batch) -> None:
+        """Learn a batch; under ``immediate`` score it first, in the same forward pass."""
+        facts = None if self.delayed else scored(batch.block, self._scoring)
+        for entrant in self.entrants:
+            if facts is None:
+                with self._profile.stage(f"learn {entrant.name}"):
+                    entrant.learn(batch.block)
+                continue
+            with self._profile.stage(f"predict and learn {entrant.name}"):
+                scores = entrant.predict_learn(batch.block)
+            with self._profile.stage("metrics"):
+                entrant.count(scores, facts)
+        self.batches += 1
+        self.requests += len(batch.block)
+        self.ts = batch.order_due
+        self._learned = batch.places
+
+    def _write_windows(self) -> None:
+        lines = [line for entrant in self.entrants for line in entrant.closed_windows()]
+        if lines and self._folder is not None:
+            self._folder.append_metrics(lines)
+
+    def _step(self) -> Step:
+        if self._first_ts is None:
+            self._first_ts = self.ts
+        share = None
+        if self._last_ts is not None:
+            share = min(1.0, (self.ts - self._first_ts) / max(1, self._last_ts - self._first_ts))
+        return Step(self.batches, self.requests, self.ts, share)
+
+    def _save_now_and_then(self) -> None:
+        if self._folder is not None and time.monotonic() - self._saved_at >= self.config.replay.checkpoint_seconds:
+            self.save()
+
+    def wall_seconds(self) -> float:
+        """Return the wall time of the run, its earlier parts included."""
+        return self.seconds + time.monotonic() - self._began
+
+    def save(self) -> None:
+        """Write a checkpoint, if the run has a folder."""
+        if self._folder is None:
+            return
+        with self._profile.stage("checkpoint"):
+            arrays = {group: state for entrant in self.entrants for group, state in entrant.arrays().items()}
+            shown, held = (self._learned, []) if self._ahead is None else (self._ahead.places, self._ahead.held)
+            arrays["held"] = {f"{i:06d}": np.frombuffer(block.to_ipc(), np.uint8) for i, block in enumerate(held)}
+            self._folder.save(
+                self.batches,
+                models={entrant.name: entrant.learner.state() for entrant in self.entrants},
+                arrays=arrays,
+                marks={"learned": _marks(self._learned), "shown": _marks(shown)},
+                extra={
+                    "generation": self._schema.generation,
+                    "requests": self.requests,
+                    "ts": self.ts,
+                    "seconds": self.wall_seconds(),
+                    "learned": msgspec.to_builtins(self._learned),
+                    "shown": msgspec.to_builtins(shown),
+                    "entrants": {entrant.name: entrant.notes() for entrant in self.entrants},
+                },
+            )
+        self._saved_at = time.monotonic()
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of this run.
+
+        Raises:
+            SampleError: it was made of other samples.
+            ValueError: it does not fit the models.
+        """
+        extra = checkpoint.extra
+        if extra["generation"] != self._schema.generation:
+            raise SampleError(
+                f"the run learned samples of generation {extra['generation']}, these are of {self._schema.generation}: "
+                "the log was joined with other options. Give the log that the run began with, or start a new run"
+            )
+        for entrant in self.entrants:
+            entrant.load(checkpoint.models[entrant.name], checkpoint.arrays, extra["entrants"][entrant.name])
+        self.batches, self.requests, self.ts = checkpoint.step, extra["requests"], extra["ts"]
+        self.seconds = extra["seconds"]
+        self._learned, self._shown = _places(extra["learned"]), _places(extra["shown"])
+        self._held = [SampleBlock.from_ipc(array.tobytes()) for _, array in sorted(checkpoint.arrays["held"].items())]
+
+
+def _marks(places: Sequence[Place]) -> dict[int, int]:
+    return {partition: place.seq for partition, place in enumerate(places) if place.seq is not None}
+
+
+def _places(values: Any) -> tuple[Place, ...]:
+    return msgspec.convert(values, type=tuple[Place, ...])

@@ -1,0 +1,163 @@
+"""The folder of a run.
+
+::
+
+    RUN/config.toml      what the run was told, resolved
+    RUN/metrics.jsonl    one line per model and window of event time
+    RUN/checkpoints/     see learners.checkpoint
+    RUN/result.json      figures and digests, when the run has reached its end
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import msgspec
+import numpy.typing as npt
+
+from learners.checkpoint import Checkpoint, latest, load, save
+from stream_app.config import RunConfig, read_layer, resolve, to_toml
+
+CONFIG, METRICS, CHECKPOINTS, RESULT, LOCK = "config.toml", "metrics.jsonl", "checkpoints", "result.json", ".lock"
+State = Mapping[str, npt.NDArray[Any]]
+
+__all__ = ["CHECKPOINTS", "CONFIG", "METRICS", "RESULT", "RunError", "RunFolder", "differences", "is_run", "write_whole"]
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used as asked."""
+
+
+class Difference(NamedTuple):
+    """An option that the run has otherwise."""
+
+    key: str
+    of_run: Any
+    asked: Any
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (path / CONFIG).is_file()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_name(f".{path.name}")
+    draft.write_bytes(data)
+    os.replace(draft, path)
+
+
+def differences(of_run: RunConfig, asked: RunConfig) -> list[Difference]:
+    """Return what would make a resumed run another one; where the log lies and when checkpoints are written would not."""
+    # As JSON, because a TOML file has no tuples.
+    old, new = (_flat(msgspec.json.decode(msgspec.json.encode(config))) for config in (of_run, asked))
+    ignored = {"log", "replay.checkpoint_seconds", "replay.bootstrap"}
+    keys = sorted((set(old) | set(new)) - ignored)
+    return [Difference(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
+
+
+class RunFolder:
+    """A run's folder, held by one process.
+
+    Args:
+        path: of the folder, which is there.
+
+    Raises:
+        RunError: another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = (path / LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise RunError(f"another process is at work in the run {str(path)!r}: wait for it, or stop it") from None
+        self._metrics = (path / METRICS).open("ab")
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> Self:
+        """Make the folder of a new run.
+
+        Raises:
+            RunError: there is a run already, or something else.
+        """
+        if is_run(path):
+            raise RunError(f"{str(path)!r} holds a run already: go on with it with --resume, or give another folder to --run")
+        if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - {METRICS, LOCK}):
+            raise RunError(f"{str(path)!r} is there and is no run: give a new or an empty folder to --run")
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        write_whole(path / CONFIG, to_toml(config).encode())
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the folder of a run that was begun.
+
+        Raises:
+            RunError: there is none.
+        """
+        if not is_run(path):
+            raise RunError(f"there is no run in {str(path)!r} to go on with: leave --resume out to begin one")
+        return cls(path)
+
+    @staticmethod
+    def config_of(path: Path) -> RunConfig:
+        """Return what a run was told."""
+        return resolve([read_layer(path / CONFIG)])
+
+    def append_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write lines of metrics; they last from the next checkpoint on."""
+        self._metrics.write(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+        self._metrics.flush()
+
+    def save(
+        self,
+        step: int,
+        *,
+        models: Mapping[str, State],
+        arrays: Mapping[str, State],
+        marks: Mapping[str, Mapping[int, int]],
+        extra: Mapping[str, Any],
+    ) -> None:
+        """Write a checkpoint that knows how long the metrics are."""
+        os.fsync(self._metrics.fileno())
+        noted = {**extra, "metrics_bytes": self._metrics.tell()}
+        save(self.path / CHECKPOINTS, step, models, marks=marks, extra=noted, arrays=arrays)
+
+    def load(self) -> Checkpoint | None:
+        """Return the checkpoint to go on from, None where the run got to none; metrics after it are cut off.
+
+        Raises:
+            CheckpointError: it is damaged; the message says what to do.
+        """
+        path = latest(self.path / CHECKPOINTS)
+        checkpoint = None if path is None else load(path)
+        self._metrics.truncate(0 if checkpoint is None else checkpoint.extra["metrics_bytes"])
+        self._metrics.seek(0, os.SEEK_END)
+        return checkpoint
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._metrics.close()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    dot = f"{prefix}." if prefix else ""
+    return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{dot}{name}").items()}

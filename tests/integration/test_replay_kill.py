@@ -1,0 +1,153 @@
+"""A replay that is killed at random moments and gone on with ends like one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_app.join import join_log
+from stream_app.log_config import write_joined, write_log_config
+from stream_app.simulate.options import SimulateOptions
+from stream_app.simulate.run import run_simulate
+from stream_app.topics.embedded import EmbeddedLog
+
+ROOT = Path(__file__).resolve().parents[2]
+# Small steps, so that there are many moments to be killed at; checkpoints as often as they can be written.
+SETTINGS = ("batch_requests=3", "checkpoint_seconds=0.2", "window_ms=300000")
+OPTIONS = ("--threads", "1", *(word for setting in SETTINGS for word in ("--set", f"replay.{setting}")))
+MODELS = ("--model", "dnn", "--model", "trend")
+PATIENCE_S = 120
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A joined log of 450 made-up requests."""
+    path = tmp_path_factory.mktemp("kill") / "log"
+    options = SimulateOptions(requests=450, rate=0.15, users=40, items=80, queries=20, categories=5, partitions=2)
+    with EmbeddedLog(path) as log:
+        report = run_simulate(options, log, path)
+        join_log(log, path / "joiner", report.join)
+    write_log_config(path, report.join)
+    write_joined(path, report.join)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(log: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:
+    """The result of a replay that was left alone, and its metrics."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = start(log, run)
+    out, err = done.communicate(timeout=PATIENCE_S)
+    assert done.returncode == 0, err
+    found = without_rates(json.loads(out)), metrics(run)
+    assert len(found[1]) > 8
+    return found
+
+
+def start(log: Path, run: Path) -> subprocess.Popen[str]:
+    """Begin a replay, or go on with it."""
+    resume = ("--resume",) if (run / "config.toml").exists() else ()
+    command = [
+        sys.executable,
+        "-m",
+        "stream_app.cli",
+        "replay",
+        "--log",
+        log,
+        *MODELS,
+        *OPTIONS,
+        "--run",
+        run,
+        "--json",
+        *resume,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [str(word) for word in (*command, *resume)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_steps(run: Path, newer_than: str, process: subprocess.Popen[str]) -> None:
+    """Wait until the run has written a checkpoint that is newer, or has ended."""
+    deadline = time.monotonic() + PATIENCE_S
+    while newest(run) == newer_than and process.poll() is None:
+        assert time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.01)
+
+
+def newest(run: Path) -> str:
+    latest = run / "checkpoints" / "LATEST"
+    return latest.read_text().strip() if latest.exists() else ""
+
+
+def without_rates(result: dict[str, Any]) -> dict[str, Any]:
+    del result["seconds"]
+    for model in result["models"].values():
+        del model["impressions_per_s"]
+    return result
+
+
+def metrics(run: Path) -> list[Any]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("impressions_per_s", None)
+    return lines
+
+
+def test_kill_9_at_random_moments_changes_nothing(
+    log: Path, tmp_path: Path, undisturbed: tuple[dict[str, Any], list[Any]]
+) -> None:
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    moments, run, kills = random.Random(seed), tmp_path / "run", 0
+    for _ in range(3):
+        process = start(log, run)
+        wait_for_steps(run, newest(run), process)
+        time.sleep(moments.uniform(0.0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=PATIENCE_S)
+        kills += process.returncode == -signal.SIGKILL
+    assert kills, "the run ended before any kill"
+    process = start(log, run)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    assert (without_rates(json.loads(out)), metrics(run)) == undisturbed
+
+
+def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(
+    log: Path, tmp_path: Path, undisturbed: tuple[dict[str, Any], list[Any]]
+) -> None:
+    run = tmp_path / "run"
+    process = start(log, run)
+    wait_for_steps(run, "", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out) == (130, "")
+    assert "stopping after this step" in err
+    stopped = re.search(r"stopped after ([\d,]+) requests", err)
+    assert stopped is not None
+    assert 0 < int(stopped[1].replace(",", "")) < 450
+    assert f"go on with: freshet replay --run {run} --resume" in err
+    process = start(log, run)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    assert f"going on after {stopped[1]} requests" in err
+    assert (without_rates(json.loads(out)), metrics(run)) == undisturbed
