@@ -46,7 +46,7 @@ format: $(ready)
 	@$(bin)/ruff format .
 
 bench-quick: $(ready)
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(bin)/python "$$script" --quick || exit 1; done
+	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(bin)/python "$$script" --quick || exit 1; done
 
 setup: $(ready)
 	@:

@@ -4,9 +4,10 @@
 
 One event is an action or a whole page of ten candidates; half of the events are pages with a query, and each page gets a click
 within a minute, which names its request. Measured is all of :func:`stream_app.join.join_log`: reading the log, decoding,
-joining with the default config, state in RocksDB, blocks of samples written back to the log. The prototype reads the same log and only
-decodes, hashes the ids, puts a user's clicks and a page into RocksDB and makes blocks: no order, labels, due times or recovery.
-CPU time counts all threads of the process, RocksDB's among them. The two take turns, so that a busy machine slows both.
+joining with the default config, state in RocksDB, blocks of samples written back to the log. The prototype reads the same log
+and only decodes, hashes the ids, puts a user's clicks and a page into RocksDB and makes blocks: no order, no labels, no due
+times, no recovery. CPU time counts all threads of the process, RocksDB's among them. The two take turns, so that a busy
+machine slows both.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def join_log(
     try:
         for partition in range(n_partitions):
             folder = state_dir / str(partition)
-            joins.append(_DurableJoin(log, folder, config, partition, n_partitions, read_records, cache_entries))  # noqa: PERF401
+            joins.append(_DurableJoin(log, folder, config, partition, n_partitions, read_records, cache_entries))
         waiting = list(joins)
         while waiting:
             # A complete log is joined partition by partition: so only one of them fills the caches.
@@ -290,10 +290,10 @@ class _DurableJoin:
             if not self._reading.joiner.n_pending:
                 return False
             high += int((now - max(since for _, since in self._idle_since.values())) * 1_000)
-        behind = [source for source in idle if source.read_high < high]
+        behind = [source for source in idle if source.read_high <= high]
         for source in behind:
             self._idle_since[source.rank] = (source.read, now)
-        return self._append_marks([_mark(source, high) for source in behind])
+        return self._append_marks([_mark(source, high + 1) for source in behind])
 
     def close(self) -> None:
         """Release the state."""
@@ -356,6 +356,7 @@ class _DurableJoin:
 
 
 def _mark(source: Input, time_ms: int) -> Mark:
+    """Return a mark at the input's end. To let records of time T through it must be T + 1: its own T may come before them."""
     return Mark(source.topic, source.partition, source.read, time_ms)
 
 

@@ -1,6 +1,6 @@
 """DIN: histories weighted by what is being scored (Zhou et al. 2018).
 
-As the DNN, with each history's mean replaced by :class:`learners.layers.TargetAttention`'s sum over it. Attention goes from one
+As the DNN, with :class:`learners.layers.TargetAttention`'s sum over each history beside its mean. Attention goes from one
 candidate to its user's history only, so no candidate sees another (the first public code attended to the positive while it
 scored the negative). No Dice: its batch statistics would tie a score to its neighbours; PReLU takes its place.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from learners.batch import Batch
-from learners.features import Encoded, Inputs, NetworkConfig
+from learners.features import Encoded, Inputs, NetworkConfig, products
 from learners.layers import RequestMLP, TargetAttention
 from learners.learner import Learner
 from learners.models import ModelContext
@@ -36,14 +36,16 @@ class DIN(ClickNetwork):
         self.attention = nn.ModuleDict(
             {name: TargetAttention(width, config.attention_hidden) for name in self.inputs.sequences}
         )
-        interests = 2 * len(self.inputs.sequences) * width
-        self.mlp = RequestMLP(self.inputs.candidate_dim + interests, self.inputs.request_dim, config.hidden)
+        wide = 3 * len(self.inputs.sequences) * width
+        self.mlp = RequestMLP(self.inputs.candidate_dim + wide, self.inputs.request_dim, config.hidden)
 
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
         """Return logits ``[C]``."""
         encoded: Encoded = self.inputs(batch, learn)
-        candidate = [encoded.candidate, *interests(batch, encoded, self.inputs, self.attention)]
-        return Forward(self.mlp(torch.cat(candidate, 1), encoded.request, batch.request_of()))
+        request_of = batch.request_of()
+        candidate = [encoded.candidate, *products(encoded, request_of)]
+        candidate += interests(batch, encoded, self.inputs, self.attention)
+        return Forward(self.mlp(torch.cat(candidate, 1), encoded.request, request_of))
 
 
 def interests(batch: Batch, encoded: Encoded, inputs: Inputs, attention: nn.ModuleDict) -> list[Tensor]:

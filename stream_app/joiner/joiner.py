@@ -477,7 +477,7 @@ class Joiner:
         return first, second, third, fourth
 
     def _oldest_asked(self, effective: int) -> int:
-        """Return the ``ts`` before which only late events ask for metadata; what was closed early may take one lateness more."""
+        """Return the ``ts`` before which only late events ask for metadata; closing early may take one lateness more."""
         return effective - self._window - 2 * self._lateness
 
     def _touch(self, key: int) -> User:

@@ -1,4 +1,4 @@
-"""The joiner against a slow one: plain strings and lists, quadratic, written from the contract. Any log, polling, marks, crashes."""
+"""The joiner against a slow one of plain strings and lists, written from the contract: any log, any marks, any polling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""join_log: any polling, logs that grow, and kills between any two steps of a commit give the same rows with the same ``seq``."""
+"""join_log: any polling, logs that grow, and kills between any two steps of a commit give the same rows and ``seq``."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def events(seed: int, n: int) -> list[tuple[str, int, Message]]:
     def add(topic: str, event: Any, key: str) -> None:
         value = msgspec.json.encode(event) if draw.random() > 0.02 else b"{"
         message = Message(event.ts, key.encode(), value)
-        for _ in range(2 if draw.random() < 0.05 else 1):
-            made.append((topic, partition_of(key.encode(), SHAPES[topic]), message))
+        deliveries = 2 if draw.random() < 0.05 else 1
+        made.extend([(topic, partition_of(key.encode(), SHAPES[topic]), message)] * deliveries)
 
     for i in range(n):
         ts = 10_000 + 40 * i - draw.randrange(150)
@@ -149,7 +149,7 @@ def survive(live: Callable[[], JoinReport]) -> None:
     read_records=st.sampled_from([1, 5, 40, 1_000]),
     cache_entries=st.sampled_from([1, 3, 1_000]),
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_kills_and_pollings_change_nothing(
     seed: int, policy: Any, fates: list[str], deaths: list[bool], read_records: int, cache_entries: int
 ) -> None:
@@ -227,7 +227,7 @@ def test_nothing_is_lost_and_a_second_join_does_nothing(tmp_path: Path) -> None:
         1 for partition in (0, 1) for letter in letters_of(log, partition) if letter["topic"] == "impressions"
     ) == sum(topic == "impressions" for topic, _, _ in made)
     assert counters["rows"] == counters["requests"] == report.rows > 100
-    assert counters["labels"] > 10
+    assert counters["labels"] > 5
     assert counters["duplicate_actions"] > 0
     assert counters["late_actions"] > 0
     assert counters["early_requests"] > 0
@@ -269,7 +269,8 @@ def test_samples_that_were_deleted_without_the_state_are_missed(tmp_path: Path) 
 
 def test_a_raw_topic_that_appears_later_is_refused(tmp_path: Path) -> None:
     log = MemoryLog()
-    log.create("impressions", 1)
+    page = Impression("r", "u", 1_000, [ImpressionItem("a")])
+    log.create("impressions", 1).append(0, [Message(1_000, b"u", msgspec.json.encode(page))])
     join_log(log, tmp_path, CONFIG)
     log.create("actions", 1)
     with pytest.raises(StateError, match="a raw topic appeared or went"):
