@@ -82,6 +82,6 @@ $(uv): requirements/uv.txt | $(bin)/python
 $(ready): requirements/dev.txt pyproject.toml $(uv)
 	@echo "freshet: installing the locked packages (torch brings CUDA: 6 GB on disk, downloaded once)"
 	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; \
-	  $(uv) pip sync $$quiet --python $(bin)/python --require-hashes requirements/dev.txt && \
+	  $(uv) pip sync $$quiet --compile-bytecode --python $(bin)/python --require-hashes requirements/dev.txt && \
 	  $(uv) pip install $$quiet --python $(bin)/python --no-deps --no-build-isolation --editable .
 	@touch $(ready)

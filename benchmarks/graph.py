@@ -182,7 +182,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2_000)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="little data, to see that it runs")
     options = parser.parse_args()
+    if options.quick:
+        options.requests, options.repeats = 200, 3
     torch.set_num_threads(1)
     torch.manual_seed(0)
     lines = edge_lines(options.requests, options.repeats) + sim_lines(options.requests, options.repeats)

@@ -40,7 +40,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the made logs; a tenth as many requests elsewhere")
     parser.add_argument("--only", choices=CASES)
     parser.add_argument("--here", action="store_true", help="run the one case in this process")
+    parser.add_argument("--quick", action="store_true", help="little data, to see that it runs")
     given = parser.parse_args()
+    if given.quick:
+        given.rows = 20_000
     if given.here:
         print(json.dumps(measure(given.only, given.rows)))
         return

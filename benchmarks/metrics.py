@@ -129,7 +129,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1_000, help="requests per update")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="little data, to see that it runs")
     given = parser.parse_args()
+    if given.quick:
+        given.requests, given.repeats = 5_000, 1
     result = measure(given.requests, given.batch, given.repeats)
     if given.json:
         print(json.dumps(result))

@@ -129,7 +129,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1_000, help="records per append")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="little data, to see that it runs")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.records, arguments.repeats = 20_000, 1
     best = measure(arguments.records, arguments.batch, arguments.repeats)
     ratios = {"append / put": best["append"] / best["put"], "scan / plain scan": best["scan"] / best["plain scan"]}
     if arguments.json:
