@@ -191,7 +191,7 @@ class Decoder:
             n,
             pack(*[ids[item.item_id] for item in shown]),
             pack(*categories),
-            pack(*[domains_of[domain] for domain in domains]) if some_domain else bytes(8 * n),
+            pack(*[domains_of[domain] for domain in domains]) if some_domain else _zeros(n),
             _positions([item.position for item in shown]),
             _truths([item.truth for item in shown]) if self._config.truth else b"",
             self._request_features.row(raw.features) if self._request_features else (),
@@ -229,6 +229,11 @@ class Decoder:
 
     def _user(self, raw: User, offset: int) -> UserUpdate:
         return UserUpdate(self._users[raw.user_id], Version(raw.ts, 0, 0, self._request_features.row(raw.features)))
+
+
+@lru_cache(1024)
+def _zeros(n: int) -> bytes:
+    return bytes(8 * n)
 
 
 def _request_hash(identifier: str) -> int:

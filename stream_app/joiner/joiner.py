@@ -308,7 +308,7 @@ class Joiner:
             if step == SEE:
                 self._see(request)
             elif step == FORGET:
-                self._forget(request)
+                self._drop(request, self._touch(request.user))
             elif request.due == time:
                 self._leave(request)
 
@@ -350,7 +350,7 @@ class Joiner:
             return
         place = -1 if request is None else place_of(action.item, request.items)
         if kind.labels and not action.late:
-            if request is None or place < 0 or action.ts > self._window_end(request):
+            if place < 0 or request is None or action.ts > self._window_end(request):
                 self._counters["orphan_actions"] += 1
             else:
                 self._label(request, action, place)
@@ -388,18 +388,20 @@ class Joiner:
         if request.ts > user.last_ts:
             user.last_ts = request.ts
         if not self._corrects or request.closed:
-            self._forget(request)
+            self._drop(request, user)
             return
         request.phase = LEFT
         self._changed(request)
         self._later.append(request.ts + self._window << _TIME_BITS | FORGET | request.offset)
 
-    def _forget(self, request: Request) -> None:
-        user = self._touch(request.user)
+    def _drop(self, request: Request, user: User) -> None:
+        """Forget a request: no action can refer to it any more."""
         del user.pending[request.request]
         user.n_closed -= request.closed
-        del self._requests[request.offset]
-        self._changed(request)
+        offset = request.offset
+        del self._requests[offset]
+        if offset < self.state.first_new_request:
+            self._touched_requests.add(offset)
 
     def _close_oldest(self, user: User, effective: int) -> None:
         """Let the user's oldest request leave early: what is known of its labels by now is what it gets."""
@@ -407,7 +409,7 @@ class Joiner:
         still_open = [request for request in map(self._pending, user.pending.values()) if not request.closed]
         request = min(still_open, key=lambda request: (request.ts, request.offset))
         if request.phase == LEFT:
-            self._forget(request)
+            self._drop(request, user)
             return
         user.n_closed += 1
         request.closed = True

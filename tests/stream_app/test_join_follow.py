@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def two_topics() -> MemoryLog:
 def test_a_topic_that_never_speaks_does_not_hold_up_the_others(tmp_path: Path) -> None:
     log, wall = two_topics(), Wall()
     for second in range(20):
-        wall.plan.append((second, lambda second=second: page(log, f"r{second}", 1_000_000 + 1_000 * second)))  # type: ignore[misc]
+        wall.plan.append((second, partial(page, log, f"r{second}", 1_000_000 + 1_000 * second)))
     rows = followed(log, tmp_path, wall, 20)
     assert [row["ts"] for row in rows] == [1_000_000 + 1_000 * second for second in range(len(rows))]
     assert 7 <= len(rows) <= 10  # 10 s of window, up to 1 s of idleness, half a second of lateness.
