@@ -146,7 +146,10 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="little data, to see that it runs")
     given = parser.parse_args()
+    if given.quick:
+        given.events, given.repeats = 20_000, 1
     works = {"joiner": join, "prototype": prototype}
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for _ in range(given.repeats):

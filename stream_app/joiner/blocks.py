@@ -91,13 +91,15 @@ class Rows:
         config: the joiner's options.
         partition: of all rows.
         n_partitions: for the generation.
-        seq: of the next row.
+        seq: of the next row that a block gets.
     """
 
     def __init__(self, config: JoinConfig, partition: int, n_partitions: int, seq: int) -> None:
         self.schema = sample_schema(config, n_partitions)
         self.seq = seq
         self._partition = partition
+        self._block_requests = config.block_requests
+        self._blocks: list[SampleBlock] = []
         self._sequences = [(name, _SequenceColumns(ITEM, item.length)) for name, item in config.item_sequences.items()]
         self._queries = _SequenceColumns(QUERY, config.query_length) if config.query_length else None
         self._request_kinds = list(config.request_features.items())
@@ -108,11 +110,8 @@ class Rows:
         self._labelled: list[tuple[int, ...]] = []
         self._weights: list[float] = []
 
-    def __len__(self) -> int:
-        return len(self._requests)
-
-    def add(self, request: Request, user: User, last_ts: int, due: int, labelled: tuple[int, ...], weight: float) -> int:
-        """Add a row; return how many there are.
+    def add(self, request: Request, user: User, last_ts: int, due: int, labelled: tuple[int, ...], weight: float) -> None:
+        """Add a row.
 
         Args:
             request: columns of the row; categories, domains and features as they shall be.
@@ -142,10 +141,17 @@ class Rows:
             columns.entries.append(entries.tobytes())
         if self._queries is not None:
             self._queries.entries.append(user.queries.tobytes())
-        return len(requests)
+        if len(requests) >= self._block_requests:
+            self._blocks.append(self._block())
 
-    def take(self) -> SampleBlock:
-        """Return the rows added so far as one block."""
+    def take_blocks(self) -> list[SampleBlock]:
+        """Return the rows added since the last call."""
+        if self._requests:
+            self._blocks.append(self._block())
+        blocks, self._blocks = self._blocks, []
+        return blocks
+
+    def _block(self) -> SampleBlock:
         requests, self._requests = self._requests, []
         n_rows = len(requests)
         heads = np.ascontiguousarray(np.frombuffer(b"".join(self._heads), np.int64).reshape(n_rows, -1).T)
