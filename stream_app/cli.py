@@ -55,8 +55,9 @@ class UsageError(ValueError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``freshet`` with the given arguments (default: the process's); return its exit code."""
-    # Threads of torch that wait must not burn the core that others need: measured 8x on two busy cores. Read when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads of torch that wait spin for a moment, then sleep. Never sleeping costs 8x on two busy cores, always sleeping 2x on
+    # two idle ones (benchmarks/replay.py). Read when torch loads.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP.format(verbs="\n".join(f"  {verb:9} {summary}" for verb, summary in VERBS.items())))
