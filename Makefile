@@ -54,6 +54,8 @@ setup: $(ready)
 # The versions that everybody gets. What is locked stays unless ARGS=--upgrade (or --upgrade-package NAME).
 lock: $(uv)
 	@$(bin)/$(lock) pyproject.toml --extra dev --extra kafka --output-file requirements/dev.txt $(ARGS) >/dev/null
+	@$(bin)/$(lock) pyproject.toml --extra dev --extra kafka --extra bench --output-file requirements/bench.txt >/dev/null
+	@$(bin)/$(lock) pyproject.toml --extra kafka --constraint requirements/dev.txt --output-file requirements/run.txt >/dev/null
 	@echo uv | $(bin)/$(lock) - --constraint requirements/dev.txt --output-file requirements/uv.txt >/dev/null
 	@git --no-pager diff --stat -- requirements
 

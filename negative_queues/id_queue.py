@@ -67,6 +67,11 @@ class IdQueue:
         return min(self._seen, self.capacity)
 
     @property
+    def seen(self) -> int:
+        """Ids pushed ever; the newest is in slot ``(seen - 1) % capacity``."""
+        return self._seen
+
+    @property
     def pushes(self) -> int:
         """Pushes so far, empty ones included."""
         return self._pushes
@@ -105,6 +110,10 @@ class IdQueue:
         if self.fill == 0:
             return np.zeros(0, np.int64)
         return self._ids[draw_below(key, n, self.fill)]
+
+    def at(self, slots: Ids) -> Ids:
+        """Return the ids in some slots (of :mod:`negative_queues.drawing`), int64 ``[n]``."""
+        return self._ids[: self.fill][slots]
 
     def counts(self, ids: npt.ArrayLike) -> Ids:
         """Return how often each id is in the queue, int64 ``[n]`` for ids ``[n]``."""
