@@ -109,9 +109,10 @@ def main() -> None:
             arguments, models = (globo if options.log == "globo" else trivago)(options.data, folder)
         results = replays(folder, options.model or models, options.seeds, *arguments)
     table(results, options.log)
-    for name in results[0].get("slices", {}):
-        parts = [{**result, **result["slices"][name]} for result in results]
-        table(parts, f"{options.log}, {name}")
+    for name, found in results[0].get("slices", {}).items():
+        if "models" in found:  # a slice of replay.slices; the others are in the run's page
+            parts = [{**result, **result["slices"][name]} for result in results]
+            table(parts, f"{options.log}, {name}")
     print(json.dumps(results), file=sys.stderr)
 
 

@@ -32,6 +32,7 @@ class Batch:
         self.device = device
         self.n_requests = len(block)
         self._ragged: dict[str, Ragged] = {}
+        self._values: dict[str, npt.NDArray[Any]] = {}
         self._tensors: dict[str, torch.Tensor] = {}
 
     def ragged(self, name: str) -> Ragged:
@@ -41,14 +42,19 @@ class Batch:
         return self._ragged[name]
 
     def ids(self, name: str) -> npt.NDArray[np.int64]:
-        """Return the ids of a column, flat: ``[N]`` of a list column, ``[R]`` or ``[R * K]`` of a plain one."""
-        values: npt.NDArray[Any] = self.ragged(name).values if self.block.is_ragged(name) else self.block.column(name)
-        return values.reshape(-1)
+        """Return the ids or times of a column, flat: ``[N]`` of a list column, ``[R]`` or ``[R * K]`` of a plain one."""
+        return self.values(name)
+
+    def values(self, name: str) -> npt.NDArray[Any]:
+        """Return the values of a column, flat as by :meth:`ids`; of what type they are."""
+        if name not in self._values:
+            flat = self.ragged(name).values if name in self._ragged or self.block.is_ragged(name) else self.block.column(name)
+            self._values[name] = flat.reshape(-1)
+        return self._values[name]
 
     def floats(self, name: str) -> torch.Tensor:
         """Return a float column as a tensor, ``[N]`` of a list column or ``[R]`` of a plain one."""
-        values = self.ragged(name).values if self.block.is_ragged(name) else self.block.column(name)
-        return self.tensor(values)
+        return self.tensor(self.values(name))
 
     def tensor(self, values: npt.NDArray[Any]) -> torch.Tensor:
         """Return an array as a tensor on the device, copied (blocks are read-only)."""
@@ -87,16 +93,7 @@ class Batch:
     @cached_property
     def newest_ts(self) -> int:
         """Largest request time in the batch, UTC ms."""
-        return int(self.block.column("ts").max()) if self.n_requests else 0
-
-    def pairs(self, sequence: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return every pair of a candidate and an entry of its own request's ``sequence`` column.
-
-        Returns:
-            candidate and entry of each pair, int64 ``[P]`` each; the candidates do not decrease.
-        """
-        candidate, entry = pairs(self.ragged(CANDIDATES).offsets, self.ragged(sequence).offsets)
-        return self.tensor(candidate), self.tensor(entry)
+        return int(self.ids("ts").max()) if self.n_requests else 0
 
 
 def pairs(left: Offsets, right: Offsets) -> tuple[Offsets, Offsets]:

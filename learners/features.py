@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from learners.batch import CANDIDATES, Batch
+from learners.crossed import crossed
 from learners.layers import Standardise, pool
 from learners.learner import State
 from learners.models import ModelContext
 from learners.rates import Rates
+from learners.request_mlp import Part, SlotPart, distinct
 from learners.samples import QUERY, QUERY_CATEGORIES
 from learners.tables import EmbeddingTable, Gathered, TableConfig
 from learners.tables.index import Keys
@@ -62,14 +64,12 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class Encoded(NamedTuple):
     """A batch as vectors."""
 
-    candidate: Tensor
-    """What belongs to a candidate, ``[C, Dc]``."""
+    candidate: list[Part | SlotPart]
+    """What belongs to a candidate, together ``[C, Dc]``."""
     request: Tensor
     """What belongs to a request, ``[R, Dr]``."""
-    target: Tensor
-    """Item and category of the candidates, ``[C, T]``."""
-    pooled: dict[str, Tensor]
-    """Mean of each item sequence, ``[R, T]``."""
+    products: list[Part | SlotPart]
+    """Products of the target and the mean of each item sequence, together ``[C, T]`` per sequence."""
     items: Gathered
     """Uses: candidates, each item sequence, more."""
     categories: Gathered | None
@@ -153,17 +153,20 @@ class Inputs(nn.Module):
         items = self.tables["item"].gather(batch.ids(CANDIDATES), *histories, more_items, learn=learn, ts=ts)
         categories = self._categories(batch, learn) if self.has_category else None
         queries = self._queries(batch, learn, more_queries) if self.has_query else None
-        target = [items.of(0)] + ([categories.of(0)] if categories else [])
-        pooled = {name: self._pool(batch, name, use, items, categories) for use, name in enumerate(self.sequences, 1)}
+        tables = [items] + ([categories] if categories else [])
+        histories_of = [crossed(batch, t, use, f"{n}.item") for use, n in enumerate(self.sequences, 1) for t in tables]
         self._seen = (request_floats, candidate_floats) if learn else None
-        candidate = [*target, *self._id_features(batch, self.candidate_ids, learn)]
+        candidate: list[Part | SlotPart] = [distinct(table) for table in tables]
+        candidate += [distinct(feature) for feature in self._id_features(batch, self.candidate_ids, learn)]
         if self.position is not None:
             place = batch.tensor(batch.ids("candidate.position").clip(-1, self.config.n_positions - 1) + 1)
-            candidate.append(self.position(place))
-        candidate.append(self.standardise_candidate(candidate_floats))
-        request = [*pooled.values(), *self._query_parts(batch, queries, categories)]
-        request += [*self._id_features(batch, self.request_ids, learn), self.standardise_request(request_floats)]
-        return Encoded(torch.cat(candidate, 1), torch.cat(request, 1), torch.cat(target, 1), pooled, items, categories, queries)
+            candidate.append(Part(self.position.weight, place))
+        candidate.append(Part(self.standardise_candidate(candidate_floats)))
+        request = [*(history.request for history in histories_of), *self._query_parts(batch, queries, categories)]
+        request += [feature.of(0) for feature in self._id_features(batch, self.request_ids, learn)]
+        request.append(self.standardise_request(request_floats))
+        products: list[Part | SlotPart] = [Part(history.candidate) for history in histories_of]
+        return Encoded(candidate, torch.cat(request, 1), products, items, categories, queries)
 
     def observe(self, batch: Batch) -> None:
         """Take in what only counts from the next batch on: moments of the floats just learned, impressions and clicks."""
@@ -172,7 +175,8 @@ class Inputs(nn.Module):
             self.standardise_candidate.observe(self._seen[1])
             self._seen = None
         if self.rates is not None:
-            self.rates.learn(batch.block)
+            items, labels, weights = (batch.values(f"candidate.{part}") for part in ("item", "label", "weight"))
+            self.rates.count(items, labels, weights, batch.newest_ts)
 
     def memory(self) -> State:
         """Return what is neither parameter, buffer nor table: impressions and clicks."""
@@ -189,6 +193,11 @@ class Inputs(nn.Module):
         parts = [encoded.items.of(use)] + ([encoded.categories.of(use)] if encoded.categories else [])
         return torch.cat(parts, 1)
 
+    def target(self, encoded: Encoded) -> Tensor:
+        """Return item and category of the candidates, ``[C, T]``."""
+        parts = [encoded.items.of(0)] + ([encoded.categories.of(0)] if encoded.categories else [])
+        return torch.cat(parts, 1)
+
     def _categories(self, batch: Batch, learn: bool) -> Gathered:
         keys = [batch.ids("candidate.category"), *(batch.ids(f"{name}.category") for name in self.sequences)]
         if self.has_query:
@@ -199,11 +208,6 @@ class Inputs(nn.Module):
         own = batch.ids("query"), batch.ids(f"{QUERY}.id")
         return self.tables["query"].gather(*own, more, learn=learn, ts=batch.newest_ts)
 
-    def _pool(self, batch: Batch, name: str, use: int, items: Gathered, categories: Gathered | None) -> Tensor:
-        offsets = batch.offsets(f"{name}.item")
-        parts = [pool(items, use, offsets)] + ([pool(categories, use, offsets)] if categories else [])
-        return torch.cat(parts, 1)
-
     def _query_parts(self, batch: Batch, queries: Gathered | None, categories: Gathered | None) -> list[Tensor]:
         if queries is None:
             return []
@@ -213,32 +217,31 @@ class Inputs(nn.Module):
             parts.append(own.sum(1))  # missing categories are 0
         return parts
 
-    def _id_features(self, batch: Batch, names: list[str], learn: bool) -> list[Tensor]:
-        return [self.tables[name].gather(batch.ids(name), learn=learn, ts=batch.newest_ts).of(0) for name in names]
+    def _id_features(self, batch: Batch, names: list[str], learn: bool) -> list[Gathered]:
+        return [self.tables[name].gather(batch.ids(name), learn=learn, ts=batch.newest_ts) for name in names]
 
     def _request_floats(self, batch: Batch) -> Tensor:
-        columns = [batch.floats(name) for name in self.request_floats]
+        columns: list[npt.NDArray[Any]] = [batch.values(name) for name in self.request_floats]
         for name in self.sequences:
-            columns += [batch.tensor(column) for column in _length_and_recency(batch, name)]
-        return _columns(columns, batch.n_requests, batch.device)
+            columns += _length_and_recency(batch, name)
+        return _columns(columns, batch.n_requests, batch)
 
     def _candidate_floats(self, batch: Batch) -> Tensor:
-        columns = [batch.floats(name) for name in self.candidate_floats]
+        columns: list[npt.NDArray[Any]] = [batch.values(name) for name in self.candidate_floats]
         if self.config.statistics:
             columns += self._statistics(batch)
-        return _columns(columns, batch.n_candidates, batch.device)
+        return _columns(columns, batch.n_candidates, batch)
 
-    def _statistics(self, batch: Batch) -> list[Tensor]:
+    def _statistics(self, batch: Batch) -> list[npt.NDArray[Any]]:
         """Return logs of (1 + batches learned with the item), (1 + its age in hours), (1 + impressions lately) and of its click
         rate lately, all as of before this batch."""
         assert self.rates is not None
         items = batch.ids(CANDIDATES)
-        now = np.repeat(batch.block.column("ts"), batch.ragged(CANDIDATES).lengths)
+        now = np.repeat(batch.ids("ts"), batch.ragged(CANDIDATES).lengths)
         count, first_ts = self.tables["item"].statistics(items)
         age_hours = np.where(count > 0, (now - first_ts).clip(min=0), 0) / HOUR_MS
         impressions, rate = self.rates.lately(items, now)
-        columns = (np.log1p(count), np.log1p(age_hours), np.log1p(impressions), np.log(rate))
-        return [batch.tensor(column.astype(np.float32)) for column in columns]
+        return [np.log1p(count), np.log1p(age_hours), np.log1p(impressions), np.log(rate)]
 
 
 def _length_and_recency(batch: Batch, sequence: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -247,14 +250,12 @@ def _length_and_recency(batch: Batch, sequence: str) -> tuple[npt.NDArray[np.flo
     lengths = np.diff(offsets)
     seconds = np.full(len(lengths), np.nan)
     held = lengths > 0
-    seconds[held] = (batch.block.column("ts")[held] - times[offsets[1:][held] - 1]).clip(min=0) / 1000.0
+    seconds[held] = (batch.ids("ts")[held] - times[offsets[1:][held] - 1]).clip(min=0) / 1000.0
     return np.log1p(lengths).astype(np.float32), np.log1p(seconds).astype(np.float32)
 
 
-def products(encoded: Encoded, request_of: Tensor) -> list[Tensor]:
-    """Return the elementwise product of the target and each pooled history, ``[C, T]`` each."""
-    return [encoded.target * pooled.index_select(0, request_of) for pooled in encoded.pooled.values()]
-
-
-def _columns(columns: list[Tensor], n: int, device: torch.device) -> Tensor:
-    return torch.stack(columns, 1) if columns else torch.zeros(n, 0, device=device)
+def _columns(columns: list[npt.NDArray[Any]], n: int, batch: Batch) -> Tensor:
+    joined = np.empty((n, len(columns)), np.float32)
+    for at, column in enumerate(columns):
+        joined[:, at] = column
+    return torch.from_numpy(joined).to(batch.device)

@@ -6,14 +6,17 @@ candidate and a history entry of its request.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-
+import numba
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from learners.tables import Gathered
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 
 def pool(gathered: Gathered, use: int, offsets: Tensor, mode: str = "mean") -> Tensor:
@@ -45,82 +48,6 @@ def segment_sum(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:
     return out.index_add_(0, segment, values)
 
 
-class RequestMLP(nn.Module):
-    """MLP over (candidate, request) inputs whose first layer treats the request's part once per request.
-
-    Each hidden layer is ``ReLU(LayerNorm(.))``: normalisation within one candidate, so no score depends on another one, and it
-    keeps up with a stream whose embeddings move fast. ``h_1 = W_c x_c + (W_r x_r)[request of c] + b`` equals a layer over the
-    concatenation, at a tenth of the work for the request's part when ten candidates share it.
-
-    Args:
-        candidate_dim: width of the candidate's input.
-        request_dim: width of the request's input; may be 0.
-        hidden: widths of the hidden layers, one at least.
-    """
-
-    def __init__(self, candidate_dim: int, request_dim: int, hidden: Sequence[int] = (200, 80)) -> None:
-        super().__init__()
-        self.candidate = nn.Linear(candidate_dim, hidden[0])
-        self.request = nn.Linear(request_dim, hidden[0], bias=False) if request_dim else None
-        _as_one_layer(self.candidate, self.request)
-        layers: list[nn.Module] = []
-        for wide, narrow in itertools.pairwise(hidden):
-            layers += [nn.LayerNorm(wide), nn.ReLU(), nn.Linear(wide, narrow)]
-        self.rest = nn.Sequential(*layers, nn.LayerNorm(hidden[-1]), nn.ReLU(), nn.Linear(hidden[-1], 1))
-
-    def forward(self, candidate: Tensor, request: Tensor, request_of: Tensor) -> Tensor:
-        """Return logits ``[C]`` of candidate inputs ``[C, Dc]`` and request inputs ``[R, Dr]``."""
-        first = self.candidate(candidate)
-        if self.request is not None:
-            first = first + self.request(request).index_select(0, request_of)
-        out: Tensor = self.rest(first)
-        return out.squeeze(1)
-
-
-def _as_one_layer(candidate: nn.Linear, request: nn.Linear | None) -> None:
-    """Initialise both halves as one layer over the concatenation would be (the bound falls with the full fan-in)."""
-    fan_in = candidate.in_features + (request.in_features if request is not None else 0)
-    bound = fan_in**-0.5
-    for layer in (candidate, request):
-        if layer is not None:
-            nn.init.uniform_(layer.weight, -bound, bound)
-    nn.init.uniform_(candidate.bias, -bound, bound)
-
-
-class TargetAttention(nn.Module):
-    """DIN's local activation unit (Zhou et al. 2018, section 4.3): sum over the history of ``a(k, q) k``.
-
-    ``a`` is an MLP of ``[q, k, q - k, q * k]`` without softmax, so that the sum keeps the strength of the interest. Its first
-    layer is taken apart: ``W_q q`` is computed per candidate, ``W_k k`` per history entry, only ``W_p (q * k)`` per pair.
-
-    Args:
-        dim: of targets and history entries.
-        hidden: width of the unit's hidden layer.
-    """
-
-    def __init__(self, dim: int, hidden: int = 36) -> None:
-        super().__init__()
-        self.query = nn.Linear(dim, hidden)
-        self.key = nn.Linear(dim, hidden, bias=False)
-        self.product = nn.Linear(dim, hidden, bias=False)
-        self.activation = nn.PReLU()
-        self.out = nn.Linear(hidden, 1)
-
-    def forward(self, target: Tensor, history: Tensor, candidate: Tensor, entry: Tensor) -> Tensor:
-        """Return the interest per candidate ``[C, D]``; 0 where the history is empty.
-
-        Args:
-            target: ``[C, D]``.
-            history: ``[H, D]``.
-            candidate: candidate of each pair, int64 ``[P]``.
-            entry: history entry of each pair, int64 ``[P]``.
-        """
-        q, k = target.index_select(0, candidate), history.index_select(0, entry)  # [P, D]
-        hidden = self.query(target).index_select(0, candidate) + self.key(history).index_select(0, entry)
-        weight = self.out(self.activation(hidden + self.product(q * k)))  # [P, 1]
-        return segment_sum(weight * k, candidate, len(target))
-
-
 class Standardise(nn.Module):
     """Floats -> standardised floats and missing flags, with running moments that only learning moves.
 
@@ -143,6 +70,14 @@ class Standardise(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return ``[N, 2n]``: standardised values and flags of ``values [N, n]``; what is not finite is missing."""
+        if values.device.type == "cpu":
+            out = torch.empty(len(values), 2 * values.shape[1])
+            _standardise(values.numpy(), self.count.numpy(), self.mean.numpy(), self.square.numpy(), out.numpy())
+            return out
+        return self.plain(values)
+
+    def plain(self, values: Tensor) -> Tensor:
+        """Return what :meth:`forward` returns, in torch."""
         missing = ~values.isfinite()
         deviation = (self.square / self.count.clamp(min=1)).sqrt()
         scaled = (values.double() - self.mean) / torch.where(deviation > 0, deviation, torch.ones_like(deviation))
@@ -152,6 +87,14 @@ class Standardise(nn.Module):
     @torch.no_grad()
     def observe(self, values: Tensor) -> None:
         """Add ``values [N, n]`` to the moments (Chan et al. 1979, merged batch by batch)."""
+        if values.device.type == "cpu":
+            _observe(values.numpy(), self.count.numpy(), self.mean.numpy(), self.square.numpy())
+        else:
+            self.observe_plain(values)
+
+    @torch.no_grad()
+    def observe_plain(self, values: Tensor) -> None:
+        """Do what :meth:`observe` does, in torch."""
         known = values.isfinite()
         n = known.sum(0).double()
         x = torch.where(known, values, torch.zeros_like(values)).double()
@@ -163,3 +106,33 @@ class Standardise(nn.Module):
         self.square += square + delta.square() * self.count * share
         self.mean += delta * share
         self.count.copy_(total)
+
+
+@numba.njit(cache=True, nogil=True)
+def _standardise(values: Floats, count: Doubles, mean: Doubles, square: Doubles, out: Floats) -> None:
+    n = values.shape[1]
+    for j in range(n):
+        deviation = np.sqrt(square[j] / max(count[j], 1.0))
+        scale = 1.0 / deviation if deviation > 0 else 1.0
+        for i in range(len(values)):
+            known = np.isfinite(values[i, j])
+            out[i, j] = min(max((values[i, j] - mean[j]) * scale, -5.0), 5.0) if known else 0.0
+            out[i, n + j] = 0.0 if known else 1.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _observe(values: Floats, count: Doubles, mean: Doubles, square: Doubles) -> None:
+    for j in range(values.shape[1]):
+        n, total, squares = 0, 0.0, 0.0
+        for i in range(len(values)):
+            if np.isfinite(values[i, j]):
+                n += 1
+                total += values[i, j]
+        own = total / max(n, 1)
+        for i in range(len(values)):
+            if np.isfinite(values[i, j]):
+                squares += (values[i, j] - own) ** 2
+        delta, share = own - mean[j], n / max(count[j] + n, 1.0)
+        square[j] += squares + delta**2 * count[j] * share
+        mean[j] += delta * share
+        count[j] += n

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from learners.adam import DenseAdam
 from learners.batch import Batch
 from learners.features import Inputs
 from learners.learner import Learner, Scores, State, Stats
@@ -77,7 +78,9 @@ class NeuralLearner(Learner):
     def __init__(self, network: ClickNetwork, rate: float, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.network = network.to(self.device)
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
+        on_cpu = self.device.type == "cpu"
+        parameters = list(self.network.parameters())
+        self.optimiser = DenseAdam(parameters, rate) if on_cpu else torch.optim.Adam(parameters, lr=rate, fused=True)
         self.step = 0
 
     def predict(self, block: SampleBlock) -> Scores:
@@ -94,18 +97,22 @@ class NeuralLearner(Learner):
         """Score and learn with one forward pass."""
         batch = Batch(block, self.device)
         out: Forward = self.network(batch, learn=True, step=self.step)
-        click = _click_loss(out.logits, batch)
+        scores = out.logits.detach().sigmoid()
+        click, gradient = _click_loss(out.logits.detach(), scores, batch)
         weights = self.network.loss_weights()
-        total = click + sum((weights[name] * loss for name, loss in out.losses.items()), torch.zeros_like(click))
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(total)
+        parts = {name: loss for name, loss in out.losses.items() if loss.requires_grad}
+        self.optimiser.zero_grad()
+        torch.autograd.backward(
+            (out.logits, *parts.values()),
+            (gradient, *(torch.full_like(loss, weights[name]) for name, loss in parts.items())),
+        )
         self.optimiser.step()
         for table in self.network.tables.values():
             table.apply_gradients()
         self.network.after(batch, self.step)
         self.step += 1
         losses = {f"loss.{name}": float(loss.detach()) for name, loss in out.losses.items()}
-        return _probabilities(out.logits), {"loss.click": float(click.detach()), **losses, **out.stats}
+        return scores.cpu().numpy(), {"loss.click": float(click), **losses, **out.stats}
 
     def state(self) -> State:
         """Return layers, optimiser, tables, queues and the step as named arrays."""
@@ -158,10 +165,12 @@ class NeuralLearner(Learner):
         }
 
 
-def _click_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Weighted mean cross entropy over candidates (EGIN, L_CTR; weights 1 unless a label policy says otherwise)."""
+def _click_loss(logits: Tensor, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean cross entropy over candidates (EGIN, L_CTR; weights 1 unless a label policy says otherwise), and
+    its gradient by the logits, ``w (p - y) / C``."""
+    n = max(len(logits), 1)
     loss = binary_cross_entropy_with_logits(logits, batch.labels, weight=batch.weights, reduction="sum")
-    return loss / max(len(logits), 1)
+    return loss / n, (scores - batch.labels).mul_(batch.weights).div_(n)
 
 
 def _probabilities(logits: Tensor) -> Scores:

@@ -40,25 +40,29 @@ class Rates:
 
     def lately(self, items: Keys, ts: Keys | None = None) -> tuple[Floats, Floats]:
         """Return impressions and smoothed rate of every item, ``[C]`` each; arguments as for :meth:`predict`."""
-        counts = self.table.read(items)
+        counts, last_ts = self.table.read_last(items)
         if ts is not None:
-            counts = counts * self._kept(items, ts)[:, None]
+            counts *= self._kept(last_ts, ts)[:, None]
         mean = self._total[1] / self._total[0]
         return counts[:, 0], (counts[:, 1] + self._prior * mean) / (counts[:, 0] + self._prior)
 
-    def _kept(self, items: Keys, ts: Keys | int) -> npt.NDArray[np.float64]:
+    def _kept(self, last_ts: Keys, ts: Keys | int) -> npt.NDArray[np.float64]:
         assert self._half_life_ms is not None
-        elapsed = np.maximum(ts - self.table.last_ts(items), 0)
+        elapsed = np.maximum(ts - last_ts, 0)
         kept: npt.NDArray[np.float64] = np.exp2(-elapsed / self._half_life_ms)
         return kept
 
     def learn(self, block: SampleBlock) -> None:
         """Count every candidate as an impression and every label as a click, by weight."""
-        items = block.ragged("candidate.item").values
-        weight = block.ragged("candidate.weight").values.astype(np.float64)
-        amounts = np.stack([weight, weight * block.ragged("candidate.label").values], 1)
-        ts = int(block.column("ts").max()) if len(block) else 0
-        keep = None if self._half_life_ms is None else self._kept(items, ts)
+        items, labels, weights = (block.ragged(f"candidate.{part}").values for part in ("item", "label", "weight"))
+        self.count(items, labels, weights, int(block.column("ts").max()) if len(block) else 0)
+
+    def count(self, items: Keys, labels: Scores, weights: Scores, ts: int) -> None:
+        """Do what :meth:`learn` does, of arrays ``[C]`` and the newest request's time (ms)."""
+        amounts = np.empty((len(items), 2))
+        amounts[:, 0] = weights
+        np.multiply(amounts[:, 0], labels, out=amounts[:, 1])
+        keep = None if self._half_life_ms is None else self._kept(self.table.last_ts(items), ts)
         self.table.add(items, amounts, ts, keep=keep)
         self._total += amounts.sum(0)
 

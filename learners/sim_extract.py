@@ -234,6 +234,10 @@ class SimExtract(nn.Module):
         """Features per target: ``k dim``."""
         return self.k * self.bin.embedding_dim
 
+    def tables(self) -> list[Tensor]:
+        """Return the embeddings of bins and, where there are any, of positions."""
+        return [self.bin.weight] + ([] if self.position is None else [self.position.weight])
+
     def forward(
         self, target: Tensor, sequence: Tensor, sequence_offsets: Tensor, target_offsets: Tensor | None = None
     ) -> Tensor:

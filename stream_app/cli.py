@@ -18,8 +18,13 @@ VERBS = {
     "import": "raw log files into a log: freshet import KIND FILE...",
     "simulate": "write a made-up stream whose best possible figures are known",
     "join": "impressions and actions into labelled samples",
+    "train": "learn live samples as they come, from Kafka or a log",
     "replay": "learn and score samples in one pass, several models side by side",
     "inspect": "what is in a log or a run",
+    "topics": "make the topics of a Kafka cluster that are not there yet",
+    "doctor": "check a Kafka cluster before it is used",
+    "sweep": "variants over the same samples, side by side, in one table",
+    "report": "a page of one run, or of several side by side",
     "config": "show or validate what a run would be told",
 }
 OURS = ("learners", "negative_queues", "stream_app")

@@ -17,6 +17,8 @@ import msgspec
 import tomli_w
 
 from stream_app.joiner.config import JoinConfig
+from stream_app.kafka_config import KafkaConfig
+from stream_app.train_config import TrainConfig
 
 LOG_CONFIG = "freshet.toml"
 Time = int | str | dt.datetime | dt.date
@@ -80,6 +82,10 @@ class ReplayConfig(
     """Request and candidate features that only the evaluation may see."""
     slices: dict[str, dict[str, float | str]] = {}
     """Figures of their own for some of the requests: slice name to request features and the value each must have."""
+    standard_slices: bool = True
+    """Figures by item and user (cold or known), position, domain, hour of the day and how often the query came by."""
+    slice_by: tuple[str, ...] = ()
+    """Request and candidate features by whose values there are figures too; the first 64 values each."""
 
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -87,8 +93,10 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     log: str | None = None
     """Folder of the log; set in a run's ``config.toml``."""
+    kafka: KafkaConfig = KafkaConfig()
     join: JoinConfig = JoinConfig()
     replay: ReplayConfig = ReplayConfig()
+    train: TrainConfig = TrainConfig()
     models: dict[str, dict[str, Any]] = {}
     """Options per model; ``type`` is the type of model, by default the name."""
 

@@ -14,9 +14,22 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.learner import Learner, Scores, State, Stats
-from learners.metrics import ALL, MetricOptions, Metrics, MetricSet, Rows, Window, as_json, score_rows
+from learners.metrics import (
+    ALL,
+    Breakdown,
+    CellIds,
+    MetricOptions,
+    Metrics,
+    MetricSet,
+    Rows,
+    Window,
+    as_json,
+    kept_rows,
+    score_rows,
+)
 from learners.samples import Ragged, SampleBlock, SampleError
 from stream_app.events import hash_id
+from stream_app.score_record import ScoreRecord
 
 
 class Scoring(NamedTuple):
@@ -28,6 +41,8 @@ class Scoring(NamedTuple):
     """Slice name to request features and the value that each must have."""
     corrections: bool
     """Whether rows with a positive are corrections of a request that was scored before."""
+    record: ScoreRecord | None = None
+    """Takes in what is scored; without it there are no figures by slice but those of ``slices``."""
 
 
 class Scored(NamedTuple):
@@ -40,10 +55,11 @@ class Scored(NamedTuple):
     requests: npt.NDArray[np.bool_] | None  # [R], None is all
     final: npt.NDArray[np.bool_] | None  # [R], None is as `requests`
     slices: dict[str, npt.NDArray[np.bool_]]  # [R] each
+    cells: CellIds | None = None  # of the rows that count in the final figures
 
 
 def scored(block: SampleBlock, scoring: Scoring) -> Scored:
-    """Return what figures need of a block.
+    """Return what figures need of a block, and note in the record that it is scored.
 
     Raises:
         SampleError: a slice names a feature that the samples do not have.
@@ -59,7 +75,11 @@ def scored(block: SampleBlock, scoring: Scoring) -> Scored:
         final = ts >= scoring.score_from if requests is None else requests & (ts >= scoring.score_from)
     slices = {name: _in_slice(block, name, wanted) for name, wanted in scoring.slices.items()}
     weights = block.ragged("candidate.weight").values
-    return Scored(labels, weights, block.column("user"), ts, requests, final, slices)
+    cells = None
+    if scoring.record is not None:
+        kept = kept_rows(labels.offsets, weights, final)
+        cells = scoring.record.observe(block, final).kept(kept, labels.offsets)
+    return Scored(labels, weights, block.column("user"), ts, requests, final, slices, cells)
 
 
 def _in_slice(block: SampleBlock, name: str, wanted: Mapping[str, float | str]) -> npt.NDArray[np.bool_]:
@@ -92,10 +112,13 @@ class Entrant:
         self.learner = learner
         self.final = MetricSet(slices, options)
         self.live = Metrics(options)
+        self.by_slice = Breakdown()
         self.learned = 0
         """Impressions."""
         self.seconds = 0.0
         """Wall time in the model; goes into rates only."""
+        self.stats: Stats = {}
+        """What the last step said."""
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._window_seconds, self._window_learned = 0.0, 0
@@ -134,6 +157,8 @@ class Entrant:
         final = rows if of.final is of.requests else self._rows(scores, of, of.final)
         self.final.slices[ALL].add(final)
         self.final.buckets.add(final)
+        if of.cells is not None:
+            self.by_slice.add(final, of.cells)
         for name, inside in of.slices.items():
             mask = inside if of.final is None else inside & of.final
             self.final.slices[name].add(self._rows(scores, of, mask))
@@ -174,6 +199,7 @@ class Entrant:
         self._window_learned += learned
 
     def _note(self, stats: Stats) -> None:
+        self.stats = stats
         for name, value in stats.items():
             if not math.isfinite(value):
                 continue  # A part that had nothing to do in this step, for example no edges.
@@ -182,7 +208,8 @@ class Entrant:
 
     def arrays(self) -> dict[str, State]:
         """Return the state of all figures, by group."""
-        return {f"final/{self.name}": self.final.state(), f"live/{self.name}": self.live.state()}
+        parts = {"final": self.final.state(), "live": self.live.state(), "by_slice": self.by_slice.state()}
+        return {f"{part}/{self.name}": state for part, state in parts.items()}
 
     def notes(self) -> dict[str, Any]:
         """Return what else must survive, as JSON."""
@@ -205,6 +232,7 @@ class Entrant:
         self.learner.load_state(state)
         self.final.load_state(arrays[f"final/{self.name}"])
         self.live.load_state(arrays[f"live/{self.name}"])
+        self.by_slice.load_state(arrays[f"by_slice/{self.name}"])
         self.learned, self.seconds = notes["learned"], notes["seconds"]
         self._sums, self._counts = dict(notes["sums"]), dict(notes["counts"])
         self._window_seconds, self._window_learned = notes["window_seconds"], notes["window_learned"]

@@ -15,6 +15,7 @@ from stream_app.config import RunConfig
 from stream_app.profile import Profile
 from stream_app.progress import Progress
 from stream_app.replay import Replay, Step, build_entrants
+from stream_app.report.writer import PageWriter
 from stream_app.runs import RunError, RunFolder, differences
 from stream_app.sample_sources import open_source
 from stream_app.signals import PoliteStop
@@ -22,7 +23,7 @@ from stream_app.topics import Log
 
 DEFAULT_MODELS = ("egin",)
 
-__all__ = ["Launched", "launch", "with_defaults"]
+__all__ = ["Launched", "check_same", "launch", "say", "set_threads", "with_defaults"]
 
 
 class Launched(NamedTuple):
@@ -30,6 +31,8 @@ class Launched(NamedTuple):
 
     replay: Replay
     profile: Profile
+    page: PageWriter | None
+    """Of a run that is kept."""
     stopped_by: int | None
     """Number of the signal that ended it early; None where it reached the end of the range."""
 
@@ -71,16 +74,19 @@ def launch(log: Log, config: RunConfig, run: Path | None = None, *, resume: bool
     folder = None if run is None else (RunFolder.open(run) if resume else RunFolder.create(run, config))
     try:
         if folder is not None and resume:
-            _check_same(folder, config)
-        _set_threads(config)
+            check_same(folder, config)
+        set_threads(config)
         entrants = build_entrants(config, source.schema())
         for entrant in entrants:
             for part, why in entrant.learner.describe().get("off", {}).items():
-                _say(f"{entrant.name}: {part} is off, because {why}", quiet)
-        replay = Replay(config, source, entrants, folder, profile)
+                say(f"{entrant.name}: {part} is off, because {why}", quiet)
+        page = None if folder is None else PageWriter(folder.path, resumed=resume)
+        replay = Replay(config, source, entrants, folder, profile, on_saved=page.checkpointed if page else _nothing)
         if folder is not None and resume and (checkpoint := folder.load()) is not None:
             replay.load(checkpoint)
-            _say(f"going on after {replay.requests:,} requests", quiet)
+            say(f"going on after {replay.requests:,} requests", quiet)
+        if page is not None:
+            page.begun(replay)
         with PoliteStop() as stop, Progress("replay", "requests", quiet=quiet) as progress:
 
             def on_step(step: Step) -> None:
@@ -90,10 +96,15 @@ def launch(log: Log, config: RunConfig, run: Path | None = None, *, resume: bool
     finally:
         if folder is not None:
             folder.close()
-    return Launched(replay, profile, None if finished else stop.signal)
+    return Launched(replay, profile, page, None if finished else stop.signal)
 
 
-def _check_same(folder: RunFolder, config: RunConfig) -> None:
+def check_same(folder: RunFolder, config: RunConfig) -> None:
+    """Refuse to go on with a run under another config.
+
+    Raises:
+        RunError: an option differs.
+    """
     if found := differences(RunFolder.config_of(folder.path), config):
         lines = "; ".join(f"{each.key} was {each.of_run!r}, now {each.asked!r}" for each in found)
         raise RunError(
@@ -102,7 +113,7 @@ def _check_same(folder: RunFolder, config: RunConfig) -> None:
         )
 
 
-def _set_threads(config: RunConfig) -> None:
+def set_threads(config: RunConfig) -> None:
     """Give torch its threads, where the models have brought it in; before anything is on a device."""
     if "torch" not in sys.modules:
         return
@@ -118,6 +129,11 @@ def _utc(ts: int) -> str:
     return dt.datetime.fromtimestamp(ts / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _say(line: str, quiet: bool) -> None:
+def _nothing(replay: Replay) -> None:
+    """Do nothing after a checkpoint."""
+
+
+def say(line: str, quiet: bool) -> None:
+    """Print a line on stderr."""
     if not quiet:
         print(f"freshet: {line}", file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from stream_app.joiner.config import JoinConfig
 
 JOINED = "joined.toml"
 
-__all__ = ["JOINED", "joined_layers", "log_layers", "write_joined", "write_log_config"]
+__all__ = ["JOINED", "joined_layers", "log_layers", "write_best", "write_joined", "write_log_config"]
 
 
 def log_layers(log: Path) -> list[Layer]:
@@ -30,7 +30,11 @@ def joined_layers(log: Path) -> list[Layer]:
 
 def write_log_config(log: Path, join: JoinConfig, ignored_features: tuple[str, ...] = ()) -> bool:
     """Write how a log is best joined, unless its file is there already; return whether it was written."""
-    path = log / LOG_CONFIG
+    return write_best(log / LOG_CONFIG, join, ignored_features)
+
+
+def write_best(path: Path, join: JoinConfig, ignored_features: tuple[str, ...] = ()) -> bool:
+    """Write to a file how a log is best joined, unless it is there already; return whether it was written."""
     if path.exists():
         return False
     values = {"join": msgspec.toml.decode(to_toml(join))}

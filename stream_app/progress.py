@@ -21,10 +21,14 @@ class Progress:
         unit: what is counted.
         total: how much there is; None where nobody knows.
         quiet: print nothing.
+        plain_seconds: between plain lines, where there is no terminal.
     """
 
-    def __init__(self, title: str, unit: str, total: float | None = None, *, quiet: bool = False) -> None:
+    def __init__(
+        self, title: str, unit: str, total: float | None = None, *, quiet: bool = False, plain_seconds: float = PLAIN_SECONDS
+    ) -> None:
         self.title, self.unit, self.total = title, unit, total
+        self._plain_seconds = plain_seconds
         self._quiet = quiet
         self._live: Live | None = None
         self._began = self._told = time.monotonic()
@@ -56,7 +60,7 @@ class Progress:
         now = time.monotonic()
         if self._first is None:
             self._first = done
-        wait = LIVE_SECONDS if self._live is not None else PLAIN_SECONDS
+        wait = LIVE_SECONDS if self._live is not None else self._plain_seconds
         if self._quiet or now - self._told < wait:
             return
         self._told = now

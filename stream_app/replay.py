@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from learners.checkpoint import Checkpoint
-from learners.metrics import MetricOptions
+from learners.metrics import MetricOptions, SliceOptions
 from learners.models import ModelContext, build
 from learners.samples import SampleBlock, SampleError, SampleSchema
 from stream_app.config import RunConfig
@@ -27,6 +27,7 @@ from stream_app.runs import RunFolder
 from stream_app.sample_sources import Source
 from stream_app.samples_reader import Batch, Place, Range, SampleReader
 from stream_app.score_ahead import ScoreAhead
+from stream_app.score_record import ScoreRecord
 
 SCORE_REQUESTS = 1_024
 """Requests that are scored at once, at most; scores do not depend on it."""
@@ -78,6 +79,7 @@ class Replay:
         entrants: the models; they have learned nothing, or are brought back by :meth:`load`.
         folder: where metrics and checkpoints go; None keeps nothing.
         profile: where the time goes.
+        on_saved: called after each checkpoint.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Replay:
         entrants: Sequence[Entrant],
         folder: RunFolder | None = None,
         profile: Profile | None = None,
+        on_saved: Callable[[Replay], None] = lambda replay: None,
     ) -> None:
         self.config = config
         self.entrants = list(entrants)
@@ -95,10 +98,15 @@ class Replay:
         self.ts = 0
         self.seconds = 0.0
         """Wall time of all parts of the run; goes into rates only."""
-        self._source, self._schema = source, source.schema()
+        self._source, self.schema = source, source.schema()
         self._folder = folder
         self._profile = profile or Profile()
-        self._scoring = Scoring(config.replay.score_from, config.replay.slices, config.join.policy == "correct")
+        self._on_saved = on_saved
+        replay = config.replay
+        self.record = ScoreRecord(
+            self.schema, SliceOptions(standard=replay.standard_slices, features=replay.slice_by), replay.seed
+        )
+        self._scoring = Scoring(replay.score_from, replay.slices, config.join.policy == "correct", self.record)
         self._began = self._saved_at = time.monotonic()
         self._learned = self._shown = source.places(config.replay.start)
         self._first_ts: int | None = None
@@ -139,7 +147,7 @@ class Replay:
         replay = self.config.replay
         span = Range(replay.start, replay.stop)
         reader = SampleReader(
-            self._source, self._schema, places, replay.batch_requests, span, self.config.window_ms(), self._profile
+            self._source, self.schema, places, replay.batch_requests, span, self.config.window_ms(), self._profile
         )
         return iter(reader)
 
@@ -202,6 +210,7 @@ class Replay:
         with self._profile.stage("checkpoint"):
             arrays = {group: state for entrant in self.entrants for group, state in entrant.arrays().items()}
             shown, held = (self._learned, []) if self._ahead is None else (self._ahead.places, self._ahead.held)
+            arrays["scored"] = self.record.state()
             arrays["held"] = {f"{i:06d}": np.frombuffer(block.to_ipc(), np.uint8) for i, block in enumerate(held)}
             self._folder.save(
                 self.batches,
@@ -209,7 +218,7 @@ class Replay:
                 arrays=arrays,
                 marks={"learned": _marks(self._learned), "shown": _marks(shown)},
                 extra={
-                    "generation": self._schema.generation,
+                    "generation": self.schema.generation,
                     "requests": self.requests,
                     "ts": self.ts,
                     "seconds": self.wall_seconds(),
@@ -218,6 +227,8 @@ class Replay:
                     "entrants": {entrant.name: entrant.notes() for entrant in self.entrants},
                 },
             )
+        with self._profile.stage("page"):
+            self._on_saved(self)
         self._saved_at = time.monotonic()
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -228,13 +239,14 @@ class Replay:
             ValueError: it does not fit the models.
         """
         extra = checkpoint.extra
-        if extra["generation"] != self._schema.generation:
+        if extra["generation"] != self.schema.generation:
             raise SampleError(
-                f"the run learned samples of generation {extra['generation']}, these are of {self._schema.generation}: "
+                f"the run learned samples of generation {extra['generation']}, these are of {self.schema.generation}: "
                 "the log was joined with other options. Give the log that the run began with, or start a new run"
             )
         for entrant in self.entrants:
             entrant.load(checkpoint.models[entrant.name], checkpoint.arrays, extra["entrants"][entrant.name])
+        self.record.load_state(checkpoint.arrays["scored"])
         self.batches, self.requests, self.ts = checkpoint.step, extra["requests"], extra["ts"]
         self.seconds = extra["seconds"]
         self._learned, self._shown = _places(extra["learned"]), _places(extra["shown"])

@@ -1,4 +1,4 @@
-"""What came out of a replay, as one object: printed by ``--json``, written to ``RUN/result.json``, read by the leaderboard."""
+"""What came out of a run, as one object: printed by ``--json``, written to ``RUN/result.json``, read by the leaderboard."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from learners.checkpoint import digest
 from learners.metrics import ALL, Interval, paired_intervals
 from stream_app.entrant import Entrant
 from stream_app.oracle import BEST
-from stream_app.replay import Replay
 from stream_app.report.leaderboard import Standing, as_json
+from stream_app.report.slices import slices_json
+from stream_app.report.snapshot import Reportable
 
 __all__ = ["best_of", "intervals_of", "result_of", "standings_of"]
 
 
-def standings_of(replay: Replay, slice_name: str = ALL) -> list[Standing]:
+def standings_of(replay: Reportable, slice_name: str = ALL) -> list[Standing]:
     """Return the leaderboard's rows: figures over what was scored from ``score_from`` on, in the order of the run."""
     standings = []
     for entrant in _models(replay):
@@ -25,7 +26,7 @@ def standings_of(replay: Replay, slice_name: str = ALL) -> list[Standing]:
     return standings
 
 
-def intervals_of(replay: Replay) -> dict[str, dict[str, Interval]]:
+def intervals_of(replay: Reportable) -> dict[str, dict[str, Interval]]:
     """Return each model's difference to the first one, with paired bootstrap intervals by user."""
     models, draws = _models(replay), replay.config.replay.bootstrap
     if len(models) < 2 or not draws:
@@ -34,7 +35,7 @@ def intervals_of(replay: Replay) -> dict[str, dict[str, Interval]]:
     return paired_intervals(buckets, replicates=draws, seed=replay.config.replay.seed)
 
 
-def best_of(replay: Replay, slice_name: str = ALL) -> dict[str, float] | None:
+def best_of(replay: Reportable, slice_name: str = ALL) -> dict[str, float] | None:
     """Return the figures of the true probabilities, where the samples know them."""
     for entrant in replay.entrants:
         if entrant.name == BEST:
@@ -42,12 +43,15 @@ def best_of(replay: Replay, slice_name: str = ALL) -> dict[str, float] | None:
     return None
 
 
-def result_of(replay: Replay) -> dict[str, Any]:
+def result_of(replay: Reportable) -> dict[str, Any]:
     """Return the run as one object.
 
     ``{"models": {NAME: {"auc", "gauc", "gauc_user", "log_loss", "ne", "mrr", "impressions", "impressions_per_s", "digest",
-    "difference"?}}, "best_auc"?, "best_log_loss"?, "slices"?, "evaluation", "requests", "seconds"}``. ``difference`` is to the
-    first model: figure to ``[difference, low, high]``. What is not defined is null.
+    "difference"?}}, "best_auc"?, "best_log_loss"?, "slices"?, "scored", "generation", "evaluation", "requests", "seconds"}``.
+    ``difference`` is to the first model: figure to ``[difference, low, high]``. ``slices`` has dimensions, ``{"item": {"cold":
+    {"models": {NAME: {...}}, "best"?}}}`` with the figures of :data:`learners.metrics.CELL_FIGURES`, and the slices of
+    ``replay.slices`` as ``{NAME: {"models", "best_auc"?}}``; one of these takes the place of a dimension of its name. What is
+    not defined is null.
     """
     best = best_of(replay)
     result = as_json(standings_of(replay), best=best)
@@ -57,11 +61,14 @@ def result_of(replay: Replay) -> dict[str, Any]:
         result["models"][name]["difference"] = {
             figure: [value if math.isfinite(value) else None for value in interval] for figure, interval in intervals.items()
         }
-    slices = {name: as_json(standings_of(replay, name), best=best_of(replay, name)) for name in replay.config.replay.slices}
+    slices = slices_json(replay.record.cells.cells, {each.name: each.by_slice for each in replay.entrants}, BEST)
+    slices |= {name: as_json(standings_of(replay, name), best=best_of(replay, name)) for name in replay.config.replay.slices}
     return (
         result
         | ({"slices": slices} if slices else {})
         | {
+            "scored": replay.record.fingerprint.describe(),
+            "generation": replay.schema.generation,
             "evaluation": "delayed" if replay.delayed else "immediate",
             "requests": replay.requests,
             "seconds": round(replay.wall_seconds(), 3),
@@ -69,5 +76,5 @@ def result_of(replay: Replay) -> dict[str, Any]:
     )
 
 
-def _models(replay: Replay) -> list[Entrant]:
+def _models(replay: Reportable) -> list[Entrant]:
     return [entrant for entrant in replay.entrants if entrant.name != BEST]

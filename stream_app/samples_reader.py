@@ -23,7 +23,7 @@ from stream_app.profile import Profile
 
 Ints = npt.NDArray[np.int64]
 
-__all__ = ["EVERYTHING", "Batch", "BlockSource", "Place", "Range", "SampleReader", "SequenceGapError"]
+__all__ = ["EVERYTHING", "Batch", "BlockSource", "Place", "Range", "SampleReader", "SequenceGapError", "check_block"]
 
 
 class SequenceGapError(SampleError):
@@ -53,6 +53,7 @@ class Range(NamedTuple):
 
 
 EVERYTHING = Range()
+WAY_OUT = "Join the log again into a new folder, or start after the gap with --from"
 
 
 class Batch(NamedTuple):
@@ -127,7 +128,7 @@ class _Cursor:
         if not len(block):
             return
         seq = block.column("seq")
-        self._check(number, block, seq)
+        check_block(block, seq, self.partition, self.place, self._seq, self._where(number), WAY_OUT)
         first = 0 if self._seq is None else int(np.searchsorted(seq, self._seq, side="right"))
         if first == len(block):
             return
@@ -150,32 +151,46 @@ class _Cursor:
             kept = np.flatnonzero(inside)
             self.rows = _Rows(block.take(kept), due[kept], seq[kept])
 
-    def _check(self, number: int, block: SampleBlock, seq: Ints) -> None:
-        """Hold the block against the rows before it: its partition, a dense ``seq``, the same request at the mark."""
-        if (block.column("partition") != self.partition).any():
-            raise SampleError(f"{self._where(number)}: rows of another partition; was the topic written by another joiner?")
-        broken = np.flatnonzero(np.diff(seq) != 1)
-        if len(broken):
-            raise self._gap(number, int(seq[broken[0]]) + 1, int(seq[broken[0] + 1]))
-        if self._seq is not None and seq[0] > self._seq + 1:
-            raise self._gap(number, self._seq + 1, int(seq[0]))
-        mark = self.place
-        if mark.seq is not None and seq[0] <= mark.seq <= seq[-1]:
-            request = int(block.column("request")[mark.seq - int(seq[0])])
-            if request != mark.request:
-                raise SampleError(
-                    f"{self._where(number)}: row {mark.seq} is not the request that was learned last: these are other samples. "
-                    "Give the log that the run began with, or start a new run"
-                )
-
-    def _gap(self, number: int, expected: int, got: int) -> SequenceGapError:
-        return SequenceGapError(
-            f"{self._where(number)}: seq {expected} was expected, {got} came: samples are missing. "
-            "Join the log again into a new folder, or start after the gap with --from"
-        )
-
     def _where(self, number: int) -> str:
         return f"{self._name}, partition {self.partition}, block {number}"
+
+
+def check_block(
+    block: SampleBlock, seq: Ints, partition: int, place: Place, last_seq: int | None, where: str, way_out: str
+) -> None:
+    """Hold a block against the rows before it: its partition, a dense ``seq``, the same request at the mark.
+
+    Args:
+        block: one row or more.
+        seq: its column.
+        partition: that it was read from.
+        place: of the last row that was taken.
+        last_seq: of the last row that was read; None where none was.
+        where: the block was read, for the message.
+        way_out: what to do about a gap.
+
+    Raises:
+        SequenceGapError: a row is missing.
+        SampleError: it has rows of another partition, or other rows than those that were taken before.
+    """
+    if (block.column("partition") != partition).any():
+        raise SampleError(f"{where}: rows of another partition; was the topic written by another joiner?")
+    broken = np.flatnonzero(np.diff(seq) != 1)
+    if len(broken):
+        raise _gap(where, int(seq[broken[0]]) + 1, int(seq[broken[0] + 1]), way_out)
+    if last_seq is not None and seq[0] > last_seq + 1:
+        raise _gap(where, last_seq + 1, int(seq[0]), way_out)
+    if place.seq is not None and seq[0] <= place.seq <= seq[-1]:
+        request = int(block.column("request")[place.seq - int(seq[0])])
+        if request != place.request:
+            raise SampleError(
+                f"{where}: row {place.seq} is not the request that was learned last: these are other samples. "
+                "Give the log that the run began with, or start a new run"
+            )
+
+
+def _gap(where: str, expected: int, got: int, way_out: str) -> SequenceGapError:
+    return SequenceGapError(f"{where}: seq {expected} was expected, {got} came: samples are missing. {way_out}")
 
 
 class SampleReader:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import msgspec
-from rocksdict import Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import AccessType, Checkpoint, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from stream_app.joiner.histories import User, new_user
 from stream_app.joiner.pending import Request, Version, Waiting
@@ -177,6 +177,10 @@ class RocksState(State):
             while len(waiting) > self._cache_entries:
                 waiting.popitem()
 
+    def checkpoint(self, folder: Path) -> None:
+        """Copy what is committed to a new folder: its files are links where the disk allows."""
+        Checkpoint(self._db).create_checkpoint(str(folder))
+
     def close(self) -> None:
         """Release the folder."""
         self._db.close()
@@ -186,6 +190,21 @@ class RocksState(State):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def read_header(folder: Path) -> Header | None:
+    """Return the header of a state that nobody has open; None where nothing was ever committed.
+
+    Raises:
+        StateError: somebody has, or it is not one of this version.
+    """
+    try:
+        db = Rdict(str(folder), _options(), access_type=AccessType.read_only())
+        stored = db.get(_HEADER)
+        db.close()
+        return None if stored is None else _decode_header(stored)
+    except Exception as error:
+        raise StateError(f"{folder} is not a joiner's state that can be read ({error}); delete it") from error
 
 
 def _put_pending(

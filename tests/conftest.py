@@ -8,6 +8,8 @@ separated by commas, what must be there (``all`` for everything): its absence is
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +49,50 @@ def _why_no_cuda() -> str | None:
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 
-NEEDS: dict[str, Callable[[], str | None]] = {"cuda": _why_no_cuda, "data": _why_no_data}
+def _why_no_kafka() -> str | None:
+    server = os.environ.get("FRESHET_KAFKA")
+    if not server:
+        return _why_no_broker()
+    host, _, port = server.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        return f"FRESHET_KAFKA={server} does not answer ({error}): give HOST:PORT of a broker that runs, or unset it"
+    return None
+
+
+def _why_no_broker() -> str | None:
+    from tests.integration.broker import why_no_broker
+
+    return why_no_broker()
+
+
+def chromium_path() -> str | None:
+    """Return the browser that draws pages in tests: ``FRESHET_CHROMIUM``, or the first of the usual names on the path."""
+    names = [os.environ.get("FRESHET_CHROMIUM"), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def _why_no_chromium() -> str | None:
+    return (
+        None if chromium_path() else "no Chromium on the path: install it (apt-get install chromium), or set FRESHET_CHROMIUM"
+    )
+
+
+def _why_no_docker() -> str | None:
+    from tests.integration.images import why_no_docker
+
+    return why_no_docker()
+
+
+NEEDS: dict[str, Callable[[], str | None]] = {
+    "chromium": _why_no_chromium,
+    "cuda": _why_no_cuda,
+    "data": _why_no_data,
+    "docker": _why_no_docker,
+    "kafka": _why_no_kafka,
+    "kafka_broker": _why_no_broker,
+}
 """What a machine may lack: name -> a probe that returns why it is missing, None where it is there."""
 
 
@@ -60,8 +105,11 @@ def _required() -> set[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a misspelt FRESHET_REQUIRE before anything runs."""
+    """Refuse a misspelt FRESHET_REQUIRE before anything runs; let in what Kafka's client does when it is imported."""
     _required()
+    # It leaves the socket of a refused connection to the garbage collector.
+    config.addinivalue_line("filterwarnings", "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -102,3 +150,11 @@ def data() -> Path:
 def cuda() -> str:
     """Name of the CUDA device that a test may use."""
     return "cuda"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium that a test may start."""
+    path = chromium_path()
+    assert path is not None, "tests that need it are skipped without"
+    return path

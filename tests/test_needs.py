@@ -83,4 +83,6 @@ def test_a_folder_beside_the_project_is_found(suite: Path) -> None:
 def test_a_misspelt_requirement_is_refused(suite: Path) -> None:
     done = run(suite, FRESHET_REQUIRE="date")
     assert done.returncode == 4
-    assert "FRESHET_REQUIRE names date; known: all, cuda, data" in done.stderr + done.stdout
+    assert (
+        "FRESHET_REQUIRE names date; known: all, chromium, cuda, data, docker, kafka, kafka_broker" in done.stderr + done.stdout
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from learners.checkpoint.errors import CheckpointError
@@ -90,15 +91,15 @@ def remove_unfinished(root: Path) -> None:
         shutil.rmtree(left)
 
 
-def remove_old(root: Path, kept: Path, keep: int) -> None:
-    """Remove all checkpoints but ``kept`` and the ``keep - 1`` before it.
+def remove_old(root: Path, kept: Path, keep: int, pinned: Collection[str] = ()) -> None:
+    """Remove all checkpoints but ``kept``, the ``keep - 1`` before it, and those that are called as in ``pinned``.
 
     Those after it go too: they are of a future that the run has turned back from.
     """
     older = [folder for folder in checkpoints(root) if order_of(folder) < order_of(kept)]
     stay = {kept, *older[len(older) - min(keep - 1, len(older)) :]}
     for folder in checkpoints(root):
-        if folder not in stay:
+        if folder not in stay and folder.name not in pinned:
             # Renamed first: a checkpoint that is half removed must not look like one.
             doomed = root / f".{folder.name}.removing"
             folder.rename(doomed)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -42,6 +42,7 @@ def save(
     extra: Mapping[str, Any],
     arrays: Mapping[str, State],
     keep: int = 2,
+    pinned: Collection[str] = (),
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Path:
     """Save a checkpoint; when this returns it is on the disk, and before that the older one counts.
@@ -54,6 +55,7 @@ def save(
         extra: anything else as JSON.
         arrays: other state per group, for example of the metrics.
         keep: checkpoints that stay, >= 1.
+        pinned: names of others that stay.
         on_step: called with the number of each step of the table above before it starts; what it raises stops the save.
 
     Returns:
@@ -96,7 +98,7 @@ def save(
     on_step(5)
     point_to(folder)
     on_step(6)
-    remove_old(root, folder, keep)
+    remove_old(root, folder, keep, pinned)
     return folder
 
 

@@ -1,17 +1,25 @@
 """Progressive validation: figures of a model on a stream, per window and over all, with intervals of their differences."""
 
 from learners.metrics.bootstrap import BUCKETS, DRAWN_FIGURES, Interval, UserBuckets, paired_intervals
+from learners.metrics.breakdown import CELL_FIGURES, Breakdown
+from learners.metrics.cells import Cell, CellIds, SliceCells, SliceOptions
 from learners.metrics.figures import FIGURES, Reliability, as_json
+from learners.metrics.fingerprint import Fingerprint
 from learners.metrics.progressive import MetricOptions, Metrics, Window
-from learners.metrics.rows import BINS, MetricError, Rows, score_rows
+from learners.metrics.rows import BINS, MetricError, Rows, kept_rows, score_rows
 from learners.metrics.slices import ALL, MetricSet
 
 __all__ = [
     "ALL",
     "BINS",
     "BUCKETS",
+    "CELL_FIGURES",
     "DRAWN_FIGURES",
     "FIGURES",
+    "Breakdown",
+    "Cell",
+    "CellIds",
+    "Fingerprint",
     "Interval",
     "MetricError",
     "MetricOptions",
@@ -19,9 +27,12 @@ __all__ = [
     "Metrics",
     "Reliability",
     "Rows",
+    "SliceCells",
+    "SliceOptions",
     "UserBuckets",
     "Window",
     "as_json",
+    "kept_rows",
     "paired_intervals",
     "score_rows",
 ]

@@ -82,7 +82,7 @@ def score_rows(
     bins, losses = np.empty(len(probabilities), np.int16), np.empty(len(probabilities), np.float64)
     if failed := int(_row_terms(probabilities, given, bins, losses)):
         raise _bad_row(failed, probabilities, given)
-    kept = _kept_rows(offsets, weights, mask)
+    kept = kept_rows(offsets, weights, mask)
     ones = given > 0.5
     heavy = np.ones(len(given)) if weights is None else np.array(weights, np.float64)
     if kept is None:
@@ -148,10 +148,10 @@ def _check_lengths(
         raise MetricError("metrics cannot read these rows: " + "; ".join(wrong))
 
 
-def _kept_rows(
+def kept_rows(
     offsets: npt.NDArray[np.int64], weights: npt.NDArray[np.float32] | None, mask: npt.NDArray[np.bool_] | None
 ) -> npt.NDArray[np.bool_] | None:
-    """Return bool ``[C]``, or None where every row and every request stays."""
+    """Return which rows :func:`score_rows` keeps, bool ``[C]``; None where every row and every request stays."""
     lengths = np.diff(offsets)
     kept = np.ones(int(offsets[-1]), np.bool_) if mask is None else np.repeat(mask, lengths)
     if weights is not None:

@@ -1,6 +1,6 @@
 """DIN: histories weighted by what is being scored (Zhou et al. 2018).
 
-As the DNN, with :class:`learners.layers.TargetAttention`'s sum over each history beside its mean. Attention goes from one
+As the DNN, with :class:`learners.attention.TargetAttention`'s sum over each history beside its mean. Attention goes from one
 candidate to its user's history only, so no candidate sees another (the first public code attended to the positive while it
 scored the negative). No Dice: its batch statistics would tie a score to its neighbours; PReLU takes its place.
 """
@@ -10,12 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from learners.batch import Batch
-from learners.features import Encoded, Inputs, NetworkConfig, products
-from learners.layers import RequestMLP, TargetAttention
+from learners.attention import TargetAttention
+from learners.batch import CANDIDATES, Batch
+from learners.features import Encoded, Inputs, NetworkConfig
 from learners.learner import Learner
 from learners.models import ModelContext
 from learners.network import ClickNetwork, Forward, NeuralLearner
+from learners.request_mlp import Part, RequestMLP
 
 
 class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -42,18 +43,18 @@ class DIN(ClickNetwork):
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
         """Return logits ``[C]``."""
         encoded: Encoded = self.inputs(batch, learn)
-        request_of = batch.request_of()
-        candidate = [encoded.candidate, *products(encoded, request_of)]
-        candidate += interests(batch, encoded, self.inputs, self.attention)
-        return Forward(self.mlp(torch.cat(candidate, 1), encoded.request, request_of))
+        interest = [Part(part) for part in interests(batch, encoded, self.inputs, self.attention)]
+        candidate = [*encoded.candidate, *encoded.products, *interest]
+        return Forward(self.mlp(candidate, encoded.request, batch.request_of()))
 
 
 def interests(batch: Batch, encoded: Encoded, inputs: Inputs, attention: nn.ModuleDict) -> list[Tensor]:
     """Return the interest in each item sequence and its product with the target, ``[C, T]`` each."""
     parts: list[Tensor] = []
+    target, targets = inputs.target(encoded), batch.ragged(CANDIDATES).offsets
     for name, unit in attention.items():
-        interest = unit(encoded.target, inputs.history(encoded, name), *batch.pairs(f"{name}.item"))
-        parts += [interest, interest * encoded.target]
+        interest = unit(target, inputs.history(encoded, name), targets, batch.ragged(f"{name}.item").offsets)
+        parts += [interest, interest * target]
     return parts
 
 

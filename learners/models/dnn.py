@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 
 from learners.batch import Batch
-from learners.features import Encoded, Inputs, NetworkConfig, products
-from learners.layers import RequestMLP
+from learners.features import Encoded, Inputs, NetworkConfig
 from learners.learner import Learner
 from learners.models import ModelContext
 from learners.network import ClickNetwork, Forward, NeuralLearner
+from learners.request_mlp import RequestMLP
 
 
 class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -37,9 +37,8 @@ class DNN(ClickNetwork):
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
         """Return logits ``[C]``."""
         encoded: Encoded = self.inputs(batch, learn)
-        request_of = batch.request_of()
-        candidate = [encoded.candidate] + (products(encoded, request_of) if self.cross else [])
-        return Forward(self.mlp(torch.cat(candidate, 1), encoded.request, request_of))
+        candidate = encoded.candidate + (encoded.products if self.cross else [])
+        return Forward(self.mlp(candidate, encoded.request, batch.request_of()))
 
 
 def build(config: Config, context: ModelContext) -> Learner:

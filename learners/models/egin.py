@@ -17,7 +17,7 @@ Legend: ``R`` requests, ``C`` candidates, ``H`` clicks and ``Q`` queries in hist
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +25,16 @@ import torch
 from torch import Tensor
 
 from learners.batch import CANDIDATES, Batch
+from learners.crossed import crossed
 from learners.edge_loss import LogQ
-from learners.features import NO_KEYS, Encoded, Inputs, NetworkConfig, products
+from learners.features import NO_KEYS, Encoded, Inputs, NetworkConfig
 from learners.graph import subsample
 from learners.graph.nodes import NOW, PAST, GraphNodes, NodeOptions
 from learners.graph.subgraph import GraphConfig, subgraph
-from learners.layers import RequestMLP, last_entry, pool
 from learners.learner import Learner, State
 from learners.models import ModelContext
 from learners.network import ClickNetwork, Forward, NeuralLearner
+from learners.request_mlp import Part, RequestMLP, SlotPart, distinct
 from learners.samples import QUERY
 from learners.sim_extract import SimExtract
 from learners.tables import Gathered, TableConfig
@@ -106,10 +107,11 @@ class EGIN(ClickNetwork):
             self.tables.update(self.nodes[kind].tables)
         self.similar = torch.nn.ModuleDict({kind: self._sim_extract() for kind in kinds})
         width = config.top_k * config.slot_dim
-        vectors = 0 if config.graph_inputs == "off" else 5 * config.dim
+        vectors = 0 if config.graph_inputs == "off" else config.dim
         crossed = len(self.inputs.sequences) * self.inputs.target_dim
-        candidate = self.inputs.candidate_dim + crossed + width + vectors
-        self.mlp = RequestMLP(candidate, self.inputs.request_dim + width * (len(kinds) - 1), config.hidden)
+        candidate = self.inputs.candidate_dim + crossed + width + 3 * vectors
+        request = self.inputs.request_dim + 2 * vectors + width * (len(kinds) - 1)
+        self.mlp = RequestMLP(candidate, request, config.hidden)
 
     def _node_options(self) -> NodeOptions:
         config = self.config
@@ -161,30 +163,29 @@ class EGIN(ClickNetwork):
         return nodes.own.gather(batch.ids(now), batch.ids(past), drawn, learn=learn, ts=batch.newest_ts)
 
     def _score(self, batch: Batch, encoded: Encoded, vectors: Mapping[str, Gathered]) -> Tensor:
-        items, request_of = vectors["item"], batch.request_of()
-        target, clicks = items.of(NOW), items.of(PAST)
+        items, encoder = vectors["item"], cast(SimExtract, self.similar["i2i"])
+        clicks = items.of(PAST)
         offsets, candidates = batch.offsets(f"{self.sequence}.item"), batch.offsets(CANDIDATES)
-        candidate = [encoded.candidate, *products(encoded, request_of)]
-        candidate.append(self.similar["i2i"](target, clicks, offsets, candidates))
-        candidate += self._graph_inputs(items, offsets, request_of)
-        request = [encoded.request]
+        slots = encoder.slots(items.of(NOW), clicks, offsets, candidates)
+        of_candidate, of_request = self._graph_inputs(batch, items)
+        candidate = [*encoded.candidate, *encoded.products, SlotPart(encoder, slots), *of_candidate]
+        request = [encoded.request, *of_request]
         if self.has_queries:
             queries = vectors["query"]
             query = queries.of(NOW)
             request.append(self.similar["q2q"](query, queries.of(PAST), batch.offsets(f"{QUERY}.id")))
             request.append(self.similar["q2i"](query, clicks, offsets))
-        return self.mlp(torch.cat(candidate, 1), torch.cat(request, 1), request_of)  # type: ignore[no-any-return]
+        return self.mlp(candidate, torch.cat(request, 1), batch.request_of())  # type: ignore[no-any-return]
 
-    def _graph_inputs(self, items: Gathered, offsets: Tensor, request_of: Tensor) -> list[Tensor]:
-        """Return target, mean and newest of the history, and the target's products with both, ``[C, D]`` each."""
+    def _graph_inputs(self, batch: Batch, items: Gathered) -> tuple[list[Part], list[Tensor]]:
+        """Return what belongs to a candidate, the target and its products with mean and newest of the history, and what belongs
+        to a request, ``[R, 2 D]``: that mean and newest."""
         if self.config.graph_inputs == "off":
-            return []
+            return [], []
         if self.config.graph_inputs == "frozen":
             items = items._replace(weight=items.weight.detach())
-        target = items.of(NOW)
-        mean = pool(items, PAST, offsets).index_select(0, request_of)
-        newest = last_entry(items, PAST, offsets).index_select(0, request_of)
-        return [target, mean, newest, target * mean, target * newest]
+        history = crossed(batch, items, PAST, f"{self.sequence}.item", newest=True)
+        return [distinct(items), Part(history.candidate)], [history.request]
 
     def _with_graph(self, batch: Batch, logits: Tensor, vectors: Mapping[str, Gathered], step: int) -> Forward:
         name, seed, config = self.context.name, self.context.seed, self.config

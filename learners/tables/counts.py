@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
-from learners.tables.index import Keys, RowIndex, State, grown
+from learners.tables.index import Keys, RowIndex, Rows, State, grown
 
 Values = npt.NDArray[np.float64]
 
@@ -28,13 +29,17 @@ class CountTable:
 
     def read(self, keys: Keys) -> Values:
         """Return the sums of every key, ``[N, width]``; 0 for keys that were never added to."""
-        rows = self.index.find(keys)
-        return np.where((rows > 0)[:, None], self._values[rows.clip(min=0)], 0.0)
+        return self.read_last(keys)[0]
+
+    def read_last(self, keys: Keys) -> tuple[Values, Keys]:
+        """Return :meth:`read` and :meth:`last_ts` with one look-up."""
+        values, last = np.zeros((len(keys), self._values.shape[1])), np.zeros(len(keys), np.int64)
+        _read(self.index.find(keys), self._values, self.index.last_ts, values, last)
+        return values, last
 
     def last_ts(self, keys: Keys) -> Keys:
         """Return the event time (ms) at which every key was last added to, int64 ``[N]``; 0 for unknown keys."""
-        rows = self.index.find(keys)
-        return np.where(rows > 0, self.index.last_ts[rows.clip(min=0)], 0)
+        return self.read_last(keys)[1]
 
     def add(self, keys: Keys, amounts: Values, ts: int, *, keep: Values | None = None) -> None:
         """Add ``amounts [N, width]`` to the sums of ``keys [N]``, which may repeat.
@@ -49,13 +54,10 @@ class CountTable:
         if self.index.capacity > len(self._values):
             self._values = grown(self._values, self.index.capacity)
         self._values[new] = 0.0
-        known = rows > 0
-        rows = rows[known]
-        if keep is not None:
-            unique, first = np.unique(rows, return_index=True)
-            self._values[unique] *= keep[known][first][:, None]
-        np.add.at(self._values, rows, amounts[known])
-        self.index.touch(np.unique(rows), ts)
+        unique, inverse = self.index.dedupe(rows)
+        factors = np.zeros(0) if keep is None else keep
+        _add(self._values, unique, inverse, amounts, factors)
+        self.index.touch(unique[unique > 0], ts)
 
     def state(self) -> State:
         """Return everything that must survive."""
@@ -74,3 +76,28 @@ class CountTable:
             "evicted": self.index.evicted_total,
             "bytes": self.index.nbytes + self._values.nbytes,
         }
+
+
+@numba.njit(cache=True, nogil=True)
+def _read(rows: Rows, table: Values, table_ts: Keys, values: Values, last: Keys) -> None:
+    for i in range(len(rows)):
+        if rows[i] > 0:
+            last[i] = table_ts[rows[i]]
+            for w in range(table.shape[1]):
+                values[i, w] = table[rows[i], w]
+
+
+@numba.njit(cache=True, nogil=True)
+def _add(table: Values, unique: Rows, inverse: Keys, amounts: Values, keep: Values) -> None:
+    """Keep a share of each row at its first entry, if ``keep`` is not empty, then add the amounts in their order."""
+    met = 0
+    for i in range(len(inverse)):
+        row = unique[inverse[i]]
+        if inverse[i] == met:  # places count up in the order of first appearance
+            met += 1
+            if row > 0 and len(keep):
+                for w in range(table.shape[1]):
+                    table[row, w] *= keep[i]
+        if row > 0:
+            for w in range(table.shape[1]):
+                table[row, w] += amounts[i, w]

@@ -87,9 +87,7 @@ class RowIndex:
 
     def touch(self, rows: Rows, ts: int) -> None:
         """Count one use of every one of the distinct ``rows`` at event time ``ts`` (ms)."""
-        self.first_ts[rows[self.count[rows] == 0]] = ts
-        self.count[rows] += 1
-        self.last_ts[rows] = ts
+        probing.touch(rows, ts, self.count, self.first_ts, self.last_ts)
 
     def _admit(self, keys: Keys, protected: Rows) -> Rows:
         room = self.max_rows - self.n + len(self.free)

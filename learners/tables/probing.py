@@ -92,6 +92,17 @@ def dedupe(rows: Rows, place: Rows, unique: Rows, inverse: Keys) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
+def touch(rows: Rows, ts: int, count: Keys, first_ts: Keys, last_ts: Keys) -> None:
+    """Count one use of each of the distinct ``rows`` at event time ``ts``; -1 is passed over."""
+    for row in rows:
+        if row >= 0:
+            if count[row] == 0:
+                first_ts[row] = ts
+            count[row] += 1
+            last_ts[row] = ts
+
+
+@numba.njit(cache=True, nogil=True)
 def initial(keys: Keys, seed: int, scale: float, out: npt.NDArray[np.float32]) -> None:
     """Write each key's initial vector, uniform in [-scale, scale): a function of (seed, key) alone, so the order of arrival
     does not matter and a key that was never learned can be scored without being admitted."""
@@ -99,3 +110,10 @@ def initial(keys: Keys, seed: int, scale: float, out: npt.NDArray[np.float32]) -
         base = fold64(np.uint64(seed), np.uint64(keys[i]))
         for d in range(out.shape[1]):
             out[i, d] = np.float32((2.0 * uniform_unit(base, d) - 1.0) * scale)
+
+
+@numba.njit(cache=True, nogil=True)
+def initialise(rows: Rows, row_keys: Keys, seed: int, scale: float, weight: npt.NDArray[np.float32]) -> None:
+    """Write the :func:`initial` vector of each row's key to its row of ``weight``."""
+    for i in range(len(rows)):
+        initial(row_keys[rows[i] : rows[i] + 1], seed, scale, weight[rows[i] : rows[i] + 1])

@@ -6,6 +6,7 @@ Legend: ``N`` keys asked for, ``U`` distinct ones among them, ``D`` dim.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -97,12 +98,13 @@ class EmbeddingTable:
         else:
             rows = self.index.find(flat)
         unique, inverse = self.index.dedupe(rows)
-        weight = self._weight.index_select(0, self._on_device(unique.clip(min=0)))
+        held = unique if learn else unique.clip(min=0)
+        weight = self._weight.index_select(0, self._on_device(held))
         if not learn and (unknown := unique < 0).any():
             # dedupe keeps unknown keys one entry each, in the order in which they stand in `flat`
             weight[self._on_device(unknown)] = self._initial(flat[rows < 0])
-        ends = np.cumsum([len(part) for part in keys])[:-1]
-        places = [self._on_device(part) for part in np.split(inverse, ends)]
+        ends = [0, *itertools.accumulate(map(len, keys))]
+        places = [self._on_device(inverse[start:end]) for start, end in itertools.pairwise(ends)]
         gathered = Gathered(weight, places, unique)
         if learn:
             self.index.touch(unique, ts)
@@ -144,7 +146,11 @@ class EmbeddingTable:
                 torch.cat([old, torch.zeros(self.index.capacity - len(old), *old.shape[1:], device=self.device)])
                 for old in (self._weight, self._accumulated)
             )
-        if len(rows):
+        if len(rows) and self.device.type == "cpu":
+            keys, options = self.index.keys, self.config
+            probing.initialise(rows, keys, self._seed, options.initial_scale, self._weight.numpy())
+            self._accumulated.numpy()[rows] = options.initial_accumulated
+        elif len(rows):
             where = self._on_device(rows).long()
             self._weight[where] = self._initial(self.index.keys[rows])
             self._accumulated[where] = self.config.initial_accumulated

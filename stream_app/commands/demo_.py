@@ -46,7 +46,7 @@ class Demo:
             launched = demo(folder, self.requests, self.model or MODELS, self._say)
             if launched.stopped_by is not None:
                 return 128 + launched.stopped_by
-            print_result(launched.replay, folder / "run", as_json=self.json)
+            print_result(launched.replay, folder / "run", as_json=self.json, page=launched.page)
         self._say(self._next(folder))
         return 0
 
@@ -58,6 +58,7 @@ class Demo:
             return "next: the same with --folder demo keeps log and run; then: freshet inspect demo/run"
         lines = [
             "next:",
+            f"  open {folder / 'run' / 'index.html'} in a browser: curves, slices, calibration, what the models looked at",
             f"  freshet inspect {folder / 'run'}",
             f"  freshet replay --log {folder / 'log'} --model egin --model din --set models.egin.top_k=5",
             "  your own log: freshet import rows --help",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -12,15 +13,18 @@ from rich.table import Table
 from stream_app.launch import Launched
 from stream_app.replay import Replay
 from stream_app.report.leaderboard import leaderboard
+from stream_app.report.writer import PageWriter
 from stream_app.results import best_of, intervals_of, result_of, standings_of
 from stream_app.runs import RESULT, write_whole
 
 
-def print_result(replay: Replay, run: Path | None, *, as_json: bool) -> None:
-    """Print the leaderboard, or one JSON object; keep the object in the run's folder."""
+def print_result(replay: Replay, run: Path | None, *, as_json: bool, page: PageWriter | None = None) -> None:
+    """Print the leaderboard, or one JSON object; keep the object in the run's folder, and the page that shows it."""
     result = result_of(replay)
     if run is not None:
         write_whole(run / RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    if page is not None:
+        page.finished(replay, result)
     if as_json:
         print(msgspec.json.encode(result).decode())
         return
@@ -29,6 +33,21 @@ def print_result(replay: Replay, run: Path | None, *, as_json: bool) -> None:
     leaderboard(console, standings_of(replay), intervals_of(replay), best=best_of(replay), title=title)
     for name in replay.config.replay.slices:
         leaderboard(console, standings_of(replay, name), {}, best=best_of(replay, name), title=f"only {name}")
+    for name in replay.config.replay.slice_by:
+        _print_slices(console, name, result["slices"].get(name, {}))
+
+
+def _print_slices(console: Console, dimension: str, slices: dict[str, Any]) -> None:
+    """Print the AUC of each model per value."""
+    table = Table(title=f"AUC by {dimension}", title_justify="left", box=None, pad_edge=False)
+    models = next(iter(slices.values()))["models"] if slices else {}
+    for title in (dimension, "impressions", *models):
+        table.add_column(title, justify="left" if title == dimension else "right")
+    for value, found in slices.items():
+        figures = list(found["models"].values())
+        aucs = ("-" if each["auc"] is None else f"{each['auc']:.4f}" for each in figures)
+        table.add_row(value, f"{figures[0]['impressions']:,.0f}", *aucs)
+    console.print(table)
 
 
 def print_profile(launched: Launched) -> None:

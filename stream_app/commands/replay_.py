@@ -12,6 +12,7 @@ import tyro
 if TYPE_CHECKING:
     from stream_app.config import Layer, RunConfig
     from stream_app.launch import Launched
+    from stream_app.topics import Log
 
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 When = Literal["delayed", "immediate", "auto"]
@@ -26,6 +27,8 @@ class Replay:
 
     log: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder of the log; with --resume that of the run."""
+    kafka: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
+    """A Kafka cluster instead: its `samples`, or where it has none its raw topics, joined on the fly."""
     model: Annotated[Repeated, tyro.conf.arg(metavar="NAME", help_behavior_hint="(repeatable)")] = ()
     """A model: a table [models.NAME] of the config, or a type (egin, din, dnn, popularity, trend, covisitation)."""
     from_: Annotated[str | None, tyro.conf.arg(name="from", metavar="T", help_behavior_hint="")] = None
@@ -47,6 +50,8 @@ class Replay:
     """cpu or cuda."""
     deterministic: tyro.conf.FlagCreatePairsOff[bool] = False
     """On CUDA: deterministic kernels only."""
+    slice: Annotated[Repeated, tyro.conf.arg(metavar="FEATURE", help_behavior_hint="(repeatable)")] = ()
+    """A request or candidate feature: figures by its values too."""
     run_: Annotated[Path | None, tyro.conf.arg(name="run", metavar="DIR", help_behavior_hint="")] = None
     """Folder for config, metrics and checkpoints; without it nothing is kept."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -64,20 +69,19 @@ class Replay:
         """Replay; print the leaderboard or the JSON object."""
         from stream_app.commands.figures import print_profile, print_result
         from stream_app.launch import launch
-        from stream_app.topics.embedded import open_log
 
         config = self._resolved()
-        assert config.log is not None
-        with open_log(config.log) as log:
+        with _opened(config) as log:
             launched = launch(log, config, self.run_, resume=self.resume)
         if self.profile:
             print_profile(launched)
         if launched.stopped_by is not None:
             return self._stopped(launched)
-        print_result(launched.replay, self.run_, as_json=self.json)
+        print_result(launched.replay, self.run_, as_json=self.json, page=launched.page)
         return 0
 
     def _resolved(self) -> RunConfig:
+        from stream_app.commands.where import check_one_place, kafka_layer
         from stream_app.config import ConfigError, Layer, flag_layer, read_layer, resolve, set_layer
         from stream_app.launch import with_defaults
 
@@ -86,13 +90,18 @@ class Replay:
             layers.append(read_layer(self.config))
         layers += [set_layer(assignment) for assignment in self.set]
         flags = {"models": self.model, "from": self.from_, "to": self.to, "score_from": self.score_from, "eval": self.eval}
+        flags |= {"slice_by": self.slice}
         flags |= {name: getattr(self, name) for name in ("seed", "threads", "device", "deterministic")}
         layers.append(flag_layer(flags))
+        if self.log is not None and self.kafka is not None:
+            check_one_place(self.log, self.kafka)
         if self.log is not None:
             layers.append(Layer("--log", {"log": str(self.log.resolve())}))
+        if self.kafka is not None:
+            layers.append(kafka_layer(self.kafka))
         config = resolve(layers)
-        if config.log is None:
-            raise ConfigError("--log DIR is missing: the folder of the log to replay")
+        if config.log is None and not config.kafka.servers:
+            raise ConfigError("--log DIR is missing: the folder of the log to replay, or --kafka HOST:PORT for a cluster")
         return with_defaults(config)
 
     def _base(self) -> list[Layer]:
@@ -112,6 +121,16 @@ class Replay:
             print(f"freshet: go on with: freshet replay --run {self.run_} --resume", file=sys.stderr)
         assert launched.stopped_by is not None
         return 128 + launched.stopped_by
+
+
+def _opened(config: RunConfig) -> Log:
+    if config.log is None:
+        from stream_app.topics.kafka import open_kafka
+
+        return open_kafka(config.kafka)
+    from stream_app.topics.embedded import open_log
+
+    return open_log(config.log)
 
 
 def command() -> type[Replay]:

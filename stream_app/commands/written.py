@@ -9,13 +9,16 @@ import msgspec
 
 from stream_app.config import LOG_CONFIG
 from stream_app.importers.report import ImportReport
-from stream_app.log_config import write_log_config
+from stream_app.log_config import write_best
 
 
-def print_written(log: Path, report: ImportReport, *, as_json: bool) -> None:
+def print_written(
+    log: Path | None, report: ImportReport, *, as_json: bool, kafka: str | None = None, save_config: Path | None = None
+) -> None:
     """Write the log's config, if it has none, and print what was done."""
-    if not write_log_config(log, report.join, report.ignored_features) and not report.was_done:
-        print(f"freshet: {log / LOG_CONFIG} was there already and stays as it is", file=sys.stderr)
+    path = save_config if log is None else log / LOG_CONFIG
+    if path is not None and not write_best(path, report.join, report.ignored_features) and not report.was_done:
+        print(f"freshet: {path} was there already and stays as it is", file=sys.stderr)
     if as_json:
         print(msgspec.json.encode(report).decode())
         return
@@ -28,4 +31,5 @@ def print_written(log: Path, report: ImportReport, *, as_json: bool) -> None:
         print("\n".join(f"  {error}" for error in report.first_errors))
     if report.was_done:
         print("this was complete before: nothing was written")
-    print(f"next: freshet join --log {log}")
+    place = f"--log {log}" if log is not None else f"--kafka {kafka}"
+    print(f"next: freshet join {place}" + (f" --config {path}" if log is None and path is not None else ""))

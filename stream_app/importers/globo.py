@@ -17,13 +17,11 @@ import pyarrow.parquet as pq
 from stream_app.events import Action, FeatureValue, Impression, ImpressionItem
 from stream_app.joiner.config import FeatureKind, ItemSequence, JoinConfig
 
-from .globo_candidates import Clicks, Drawn, Given
-from .source import Chunk, Event, ImporterKind, ImportOptions, SourceError, Tally
+from .drawing import EVALUATION_FEATURES, Clicks, Drawn, DrawOptions
+from .globo_candidates import Given
+from .source import Chunk, Event, ImporterKind, SourceError, Tally
 
-__all__ = ["EVALUATION_FEATURES", "KIND", "GloboImport", "GloboOptions"]
-
-EVALUATION_FEATURES: Final = ("in_window", "clicked_before")
-"""Tell requests that give the clicked one away; for slices of the evaluation, never for a model."""
+__all__ = ["KIND", "GloboImport", "GloboOptions"]
 
 _NEEDED: Final = ("user_id", "click_article_id", "click_timestamp")
 _FEATURES: Final = {
@@ -38,21 +36,13 @@ _BATCH_ROWS: Final = 16_384
 _CHUNK: Final = 2_048
 
 
-class GloboOptions(ImportOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class GloboOptions(DrawOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Options of ``globo``."""
 
     candidates: str | None = None
     """Parquet file with candidate lists (``user_id, ts, candidates, labels``): exactly its rows become requests."""
     stop_after_last: bool = True
     """With ``candidates``: end at its last request; else the later clicks follow as plain actions."""
-    seed: int = 20171001
-    """Of the draws."""
-    window: int = 20_000
-    """Candidates are drawn from so many clicks before a request."""
-    warm_up: int = 200_000
-    """First clicks, which are no requests."""
-    n_negatives: int = 9
-    """Candidates beside the clicked one."""
 
 
 class GloboImport:
@@ -96,14 +86,14 @@ class GloboImport:
         options = self.options
         pages: Drawn | Given
         if options.candidates is None:
-            pages = Drawn(options.seed, options.window, options.warm_up, options.n_negatives, self.tally)
+            pages = Drawn(options, self.tally)
         else:
             pages = Given(Path(options.candidates))
         events: list[Event] = []
         n_requests = done = 0
         for clicks, features in self._clicks():
             shown = pages.of(clicks)
-            rows = zip(clicks.users.tolist(), clicks.articles.tolist(), clicks.times.tolist(), *features, strict=True)
+            rows = zip(clicks.users.tolist(), clicks.items.tolist(), clicks.times.tolist(), *features, strict=True)
             for (user, article, ts, *values), page in zip(rows, shown, strict=True):
                 done += 1
                 if page is None:
@@ -187,7 +177,7 @@ def _check(path: Path, first: int, newest: int, columns: list[np.ndarray[Any, An
 def _in_order(columns: list[np.ndarray[Any, Any]]) -> tuple[Clicks, list[list[Any]]]:
     order = np.lexsort((columns[1], columns[0], columns[2]))
     users, articles, times, *features = (column[order] for column in columns)
-    clicks = Clicks(users.astype(np.int64), articles.astype(np.int64), times.astype(np.int64))
+    clicks = Clicks(users.astype(np.int64), articles.astype(np.int64), times.astype(np.int64), articles.tolist())
     return clicks, [column.tolist() for column in features]
 
 

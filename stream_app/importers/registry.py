@@ -16,7 +16,7 @@ from .source import ImporterKind, SourceError
 __all__ = ["GROUP", "importer_kind", "importer_names"]
 
 GROUP: Final = "freshet.importers"
-_BUILT_IN: Final = {"globo": ".globo", "rows": ".rows", "trivago": ".trivago"}
+_BUILT_IN: Final = {name: f".{name}" for name in ("globo", "mind", "movielens", "recbole", "rows", "taobao", "trivago")}
 
 
 def importer_names() -> list[str]:

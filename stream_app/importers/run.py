@@ -10,6 +10,7 @@ import msgspec
 
 from stream_app.topics import Log
 
+from .pace import Pace
 from .progress import begin, fingerprint, skips
 from .registry import importer_kind
 from .report import ImportReport
@@ -28,6 +29,7 @@ def run_import(
     *,
     limit: int | None = None,
     on_progress: Progress | None = None,
+    pace: Pace | None = None,
 ) -> ImportReport:
     """Import files into a log.
 
@@ -41,6 +43,7 @@ def run_import(
         options: an instance of the kind's options; None takes the defaults.
         limit: end after so many impressions (events, where a source has no impressions).
         on_progress: called with (done, total, unit).
+        pace: when events are due; None writes them as they come.
 
     Raises:
         SourceError: a file, a row or an option cannot be used.
@@ -59,7 +62,7 @@ def run_import(
         raise SourceError(f"importer {kind!r}: no files given")
     tally = Tally(options.on_error)
     source = importer.open(list(files), options, tally)
-    return write_source(Job(kind, source, tally, options, options.partitions, limit), log, log_dir, on_progress)
+    return write_source(Job(kind, source, tally, options, options.partitions, limit), log, log_dir, on_progress, pace)
 
 
 class Job(NamedTuple):
@@ -73,7 +76,9 @@ class Job(NamedTuple):
     limit: int | None
 
 
-def write_source(job: Job, log: Log, log_dir: Path | None, on_progress: Progress | None) -> ImportReport:
+def write_source(
+    job: Job, log: Log, log_dir: Path | None, on_progress: Progress | None, pace: Pace | None = None
+) -> ImportReport:
     """Write all that a source makes to a log; see :func:`run_import`."""
     kind, source, tally, options, partitions, limit = job
     if partitions < 1:
@@ -85,7 +90,7 @@ def write_source(job: Job, log: Log, log_dir: Path | None, on_progress: Progress
         if state.report is not None:
             return msgspec.structs.replace(state.report, was_done=True)
     skip = skips(state, log, partitions) if state is not None and resumed else {}
-    writer = EventWriter(log, partitions, skip, resumed and any(map(any, skip.values())))
+    writer = EventWriter(log, partitions, skip, resumed and any(map(any, skip.values())), pace)
     for chunk in source.chunks(limit):
         writer.write(chunk.events)
         if on_progress is not None:

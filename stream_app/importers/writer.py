@@ -6,7 +6,7 @@ and leaving out, per partition, as many records as it had appended (:mod:`.progr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -14,11 +14,14 @@ import msgspec
 from stream_app.events import ACTIONS, IMPRESSIONS, ITEMS, USERS, Action, Impression, Item, User, partition_of
 from stream_app.topics import Log, Message, Topic
 
+from .pace import Pace
 from .source import Event, SourceError
 
 __all__ = ["EventWriter"]
 
 BATCH: Final = 1_000
+_SHORTEST_WAIT_S: Final = 0.02
+"""Events that are due sooner than this are written now, so that they go in batches."""
 _CACHED_KEYS: Final = 1 << 18
 _TOPICS: Final = {Impression: IMPRESSIONS, Action: ACTIONS, Item: ITEMS, User: USERS}
 
@@ -87,13 +90,17 @@ class EventWriter:
         n_partitions: of the topics, all alike.
         skip: topic -> records per partition that an earlier run of the same import appended.
         resumed: whether there was such a run.
+        pace: when events are due; None writes them as they come.
     """
 
-    def __init__(self, log: Log, n_partitions: int, skip: Mapping[str, Sequence[int]], resumed: bool) -> None:
+    def __init__(
+        self, log: Log, n_partitions: int, skip: Mapping[str, Sequence[int]], resumed: bool, pace: Pace | None = None
+    ) -> None:
         self._log = log
         self._n_partitions = n_partitions
         self._skip = skip
         self._resumed = resumed
+        self._pace = pace
         self._partitions = _Partitions(n_partitions)
         self._item_partitions = _Partitions(n_partitions)
         self._encoder = msgspec.json.Encoder()
@@ -112,7 +119,7 @@ class EventWriter:
 
     def write(self, events: Iterable[Event]) -> None:
         """Append events, in their order per topic; a batch reaches the log when it is full."""
-        for event in events:
+        for event in events if self._pace is None else self._paced(events, self._pace):
             lane = self._lanes.get(type(event)) or self._open(type(event))
             if isinstance(event, Item):
                 key, partition = self._item_partitions[event.item_id]
@@ -130,6 +137,14 @@ class EventWriter:
             buffer.append(Message(ts, key, self._encoder.encode(event)))
             if len(buffer) >= BATCH:
                 lane.flush(partition)
+
+    def _paced(self, events: Iterable[Event], pace: Pace) -> Iterator[Event]:
+        for event in events:
+            due, wait_s = pace.admit(event)
+            if wait_s >= _SHORTEST_WAIT_S:
+                self.flush()
+                pace.sleep(wait_s)
+            yield due
 
     def flush(self) -> None:
         """Append what is still held back."""

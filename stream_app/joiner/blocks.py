@@ -16,12 +16,12 @@ import xxhash
 from learners.samples import QUERY_CATEGORIES, Ragged, SampleBlock, SampleSchema
 
 from .config import JoinConfig
+from .cut import cut
 from .histories import ITEM, QUERY, User
 from .pending import Request
 
 _HEAD: Final = struct.Struct(f"<{7 + QUERY_CATEGORIES}q").pack
 Ints = npt.NDArray[np.int64]
-_TIME_BITS: Final = 48  # Holds the year 9999, and leaves 15 bits for the rows of a block.
 _DTYPES: Final[dict[str, type[np.generic]]] = {"float": np.float32, "id": np.int64}
 
 
@@ -57,7 +57,7 @@ class _SequenceColumns:
         self._length = length
         self.entries: list[bytes] = []
 
-    def take(self, ts: Ints, last_ts: Ints) -> tuple[Ints, Ints, npt.NDArray[np.int32]]:
+    def take(self, ts: Ints, last_ts: Ints) -> tuple[Ints, Ints, Ints, npt.NDArray[np.int32]]:
         """Cut the histories of rows, and start afresh.
 
         Args:
@@ -65,23 +65,14 @@ class _SequenceColumns:
             last_ts: ``[R]``; entries from here on are fresh, -1 for all.
 
         Returns:
-            Entries ``[H, width]``, offsets ``[R + 1]``, fresh ``[R]``.
+            Ids and times ``[2, H]``, what is between them ``[H, width - 2]``, offsets ``[R + 1]``, fresh ``[R]``.
         """
         entries = np.frombuffer(b"".join(self.entries), np.int64).reshape(-1, self._width)
-        sizes = np.array(list(map(len, self.entries)), np.int64) // (8 * self._width)
+        sizes = np.fromiter(map(len, self.entries), np.int64, len(self.entries)) // (8 * self._width)
         self.entries = []
-        n_rows = len(sizes)
-        # Entries are in the order of ts within a row: with the row on top of it they are in one order, searched at once.
-        rows = np.arange(n_rows, dtype=np.int64) << _TIME_BITS
-        keys = np.repeat(rows, sizes) | entries[:, -1]
-        ends = np.searchsorted(keys, rows | ts)
-        starts = np.maximum(np.cumsum(sizes) - sizes, ends - self._length)
-        fresh_from = np.searchsorted(keys, rows | np.maximum(last_ts, 0))
-        offsets = np.zeros(n_rows + 1, np.int64)
-        np.cumsum(ends - starts, out=offsets[1:])
-        kept = np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1])
-        fresh = np.maximum(ends - np.maximum(starts, fresh_from), 0).astype(np.int32)
-        return entries[kept], offsets, fresh
+        offsets, fresh = np.empty(len(sizes) + 1, np.int64), np.empty(len(sizes), np.int32)
+        ends, middle = cut(entries, sizes, ts, last_ts, self._length, offsets, fresh)
+        return ends, middle, offsets, fresh
 
 
 class Rows:
@@ -169,14 +160,13 @@ class Rows:
 
     def _take_sequences(self, columns: dict[str, Any], ts: Ints, last_ts: Ints) -> None:
         for name, sequence in self._sequences:
-            entries, offsets, columns[f"{name}.fresh"] = sequence.take(ts, last_ts)
-            for at, part in enumerate(("item", "category", "ts")):
-                columns[f"{name}.{part}"] = Ragged(np.ascontiguousarray(entries[:, at]), offsets)
+            (items, times), middle, offsets, columns[f"{name}.fresh"] = sequence.take(ts, last_ts)
+            for part, values in (("item", items), ("category", middle[:, 0]), ("ts", times)):
+                columns[f"{name}.{part}"] = Ragged(values, offsets)
         if self._queries is not None:
-            entries, offsets, columns["query.fresh"] = self._queries.take(ts, last_ts)
-            columns["query.id"] = Ragged(np.ascontiguousarray(entries[:, 0]), offsets)
-            columns["query.category"] = Ragged(np.ascontiguousarray(entries[:, 1:-1]), offsets)
-            columns["query.ts"] = Ragged(np.ascontiguousarray(entries[:, -1]), offsets)
+            (ids, times), middle, offsets, columns["query.fresh"] = self._queries.take(ts, last_ts)
+            for part, values in (("id", ids), ("category", middle), ("ts", times)):
+                columns[f"query.{part}"] = Ragged(values, offsets)
 
     def _take_candidates(self, columns: dict[str, Any], requests: list[Request]) -> None:
         sizes = np.array([request.n for request in requests], np.int64)

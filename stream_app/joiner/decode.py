@@ -18,6 +18,7 @@ from .config import JoinConfig
 from .features import FeatureError, FeatureReader
 from .merge import NEVER
 from .pending import NO_CATEGORIES, Event, Ignored, ItemUpdate, Request, Unusable, UserUpdate, Version, Waiting
+from .scan.reader import Reader
 
 MAX_RECORD_BYTES: Final = 1 << 20
 """Larger records are dead letters: Kafka's own default limit."""
@@ -118,6 +119,9 @@ class Decoder:
         self._categories = _OptionalIds("category")
         self._domains = _OptionalIds("domain")
         kinds = joiner_kinds(config)
+        self._reader = Reader(list(kinds), self._due_after)
+        featured = bool(config.request_features or config.candidate_features or config.truth)
+        self._reads_by_kernel = {ACTIONS: True, IMPRESSIONS: not featured}
         self._kinds = {name: index for index, name in enumerate(kinds)}
         self._request_features = FeatureReader("request", config.request_features)
         self._candidate_features = FeatureReader("candidate", config.candidate_features)
@@ -135,28 +139,51 @@ class Decoder:
         Returns:
             Per record the event and its ``ts``; an :class:`Unusable` has :data:`~.merge.NEVER`, so that it moves no clock.
         """
-        parse, prepare = self._prepare[topic]
         checks_home = topic != ITEMS and self._n_partitions > 1
         skew = self._skew
         events: list[Event] = []
         stamps: list[int] = []
-        for record in records:
-            offset, broker_ts, key, value = record
-            try:
-                if len(value) > MAX_RECORD_BYTES:
-                    raise _UnusableError("too_large", f"{len(value)} bytes; at most {MAX_RECORD_BYTES} are read")
-                if checks_home and key and self._home(key) != self._partition:
-                    raise _UnusableError("foreign", f"key of partition {self._home(key)} in partition {self._partition}")
-                raw = parse(value)
-                ts = raw.ts
-                if not broker_ts - skew <= ts <= broker_ts + skew or not 0 <= ts <= _MAX_TS:
-                    raise _UnusableError("clock", f"ts {ts} is not within {skew} ms of the record's broker time {broker_ts}")
-                events.append(prepare(raw, offset))
-                stamps.append(ts)
-            except (ValueError, OverflowError, RecursionError, struct.error) as error:
-                events.append(_unusable(error))
-                stamps.append(NEVER)
+        for record, read in zip(records, self._read(topic, records), strict=True):
+            ts = NEVER if read is None else read.ts
+            if (
+                read is None
+                or not record.ts - skew <= ts <= record.ts + skew
+                or ts > _MAX_TS
+                or (checks_home and record.key and self._home(record.key) != self._partition)
+            ):
+                event, ts = self.decode_alone(topic, record)
+            else:
+                event = read
+            events.append(event)
+            stamps.append(ts)
         return events, stamps
+
+    def _read(self, topic: str, records: Sequence[Record]) -> Sequence[Request | Waiting | Ignored | None]:
+        """Read by kernel what it can read; None where it cannot."""
+        if self._reads_by_kernel.get(topic):
+            values = [record.value if len(record.value) <= MAX_RECORD_BYTES else b"" for record in records]
+            offsets = [record.offset for record in records]
+            return self._reader.pages(values, offsets) if topic == IMPRESSIONS else self._reader.actions(values, offsets)
+        return [None] * len(records)
+
+    def decode_alone(self, topic: str, record: Record) -> tuple[Event, int]:
+        """Decode one record as the kernels would if they read everything: slower, and knows all that may be wrong."""
+        parse, prepare = self._prepare[topic]
+        offset, broker_ts, key, value = record
+        skew = self._skew
+        checks_home = topic != ITEMS and self._n_partitions > 1
+        try:
+            if len(value) > MAX_RECORD_BYTES:
+                raise _UnusableError("too_large", f"{len(value)} bytes; at most {MAX_RECORD_BYTES} are read")
+            if checks_home and key and self._home(key) != self._partition:
+                raise _UnusableError("foreign", f"key of partition {self._home(key)} in partition {self._partition}")
+            raw = parse(value)
+            ts: int = raw.ts
+            if not broker_ts - skew <= ts <= broker_ts + skew or not 0 <= ts <= _MAX_TS:
+                raise _UnusableError("clock", f"ts {ts} is not within {skew} ms of the record's broker time {broker_ts}")
+            return prepare(raw, offset), ts
+        except (ValueError, OverflowError, RecursionError, struct.error) as error:
+            return _unusable(error), NEVER
 
     def _home(self, key: bytes) -> int:
         home = self._homes.get(key)

@@ -85,7 +85,9 @@ class Steps:
 
     def show(self, request: Request, effective: int) -> None:
         """Take an impression."""
-        user = self._touch(request.user)
+        user = self._users.get(request.user)
+        if user is None or not user.touched:
+            user = self._touch(request.user)
         pending = user.pending
         if request.request in pending:
             self._counters["duplicate_impressions"] += 1
@@ -161,7 +163,9 @@ class Steps:
 
     def _act(self, action: Waiting) -> None:
         """Let an action find its request; label it, and enter the user's histories."""
-        user = self._touch(action.user)
+        user = self._users.get(action.user)
+        if user is None or not user.touched:
+            user = self._touch(action.user)
         request: Request | None = None
         if action.request:
             offset = user.pending.get(action.request)
@@ -215,7 +219,9 @@ class Steps:
 
     def _leave(self, request: Request) -> None:
         """Make a row of a request: labels, histories and metadata are what is known by now."""
-        user = self._touch(request.user)
+        user = self._users.get(request.user)
+        if user is None or not user.touched:
+            user = self._touch(request.user)
         row = request if request.complete and not request.request_features else filled(request, self._state)
         self._rows.add(row, user, user.last_ts, request.due, () if self._corrects else request.acted, 1.0)
         if request.ts > user.last_ts:

@@ -9,6 +9,7 @@ import numpy as np
 
 from stream_app.events import Action, Impression, ImpressionItem, Item
 from stream_app.importers.ordering import ActionQueue
+from stream_app.importers.pace import Pace
 from stream_app.importers.report import ImportReport
 from stream_app.importers.run import Job, write_source
 from stream_app.importers.source import Chunk, Event, Progress, Tally
@@ -124,6 +125,7 @@ def run_simulate(
     *,
     limit: int | None = None,
     on_progress: Progress | None = None,
+    pace: Pace | None = None,
 ) -> ImportReport:
     """Simulate a log.
 
@@ -135,10 +137,11 @@ def run_simulate(
         log_dir: folder of the log, for ``imports/FINGERPRINT.json``; None (a log in memory) cannot be resumed.
         limit: end after so many requests of the simulated ones.
         on_progress: called with (done, total, unit).
+        pace: when events are due; None writes them as they come.
 
     Raises:
         SourceError: the log already holds newer events, or another import into it is unfinished.
         TopicError: the log's topics have another partition count.
     """
     job = Job("simulate", Simulation(options), Tally("stop"), options, options.partitions, limit)
-    return write_source(job, log, log_dir, on_progress)
+    return write_source(job, log, log_dir, on_progress, pace)

@@ -120,16 +120,18 @@ class ChunkCursor:
 
     Args:
         cursor: over keys of :func:`chunk_key` and values of :func:`encode`.
+        sparse: there may be offsets that no chunk holds.
     """
 
-    def __init__(self, cursor: _Cursor) -> None:
+    def __init__(self, cursor: _Cursor, sparse: bool = False) -> None:
         self._cursor = cursor
+        self._sparse = sparse
 
     def seek(self, offset: int) -> int:
-        """Go to the chunk that holds ``offset``; return its first offset."""
+        """Go to the chunk that holds ``offset``, or to the last one before where it lies in a gap; return its first offset."""
         self._cursor.seek_for_prev(chunk_key(offset))
         first = self._first(offset)
-        if first + self.head().n_records <= offset:
+        if not self._sparse and first + self.head().n_records <= offset:
             raise MissingChunkError(f"no chunk holds offset {offset}")
         return first
 
@@ -140,11 +142,12 @@ class ChunkCursor:
         return self._first(0) if self._cursor.valid() else None
 
     def next(self, offset: int) -> int:
-        """Go to the next chunk, which must begin at ``offset``; return that."""
+        """Go to the next chunk, which begins at ``offset``, where there may be gaps also after it; return its first offset."""
         self._cursor.next()
-        if self._first(offset) != offset:
+        first = self._first(offset)
+        if first != offset and not self._sparse:
             raise MissingChunkError(f"no chunk begins at offset {offset}")
-        return offset
+        return first
 
     def _first(self, wanted: int) -> int:
         if not self._cursor.valid() or len(key := self._cursor.key()) != _KEY_BYTES:
@@ -168,12 +171,13 @@ class ChunkCursor:
         """
         low, high = start, end - 1
         while low < high:
-            first = self.seek((low + high) // 2)
+            middle = (low + high) // 2
+            first = self.seek(middle)
             head = self.head()
             if head.running_max_ts >= ts:
                 high = first
             else:
-                low = first + head.n_records
+                low = max(first + head.n_records, middle + 1)
         return low
 
     def first_at(self, position: int, end: int, ts: int) -> int:

@@ -55,6 +55,7 @@ class _Settings(NamedTuple):
 
     cache: Cache
     sync: bool
+    sparse: bool
 
 
 class _RocksStore:
@@ -62,6 +63,7 @@ class _RocksStore:
 
     def __init__(self, folder: Path, settings: _Settings) -> None:
         self.name = str(folder)
+        self.sparse = settings.sparse
         self.writes = False
         self._folder = folder
         self._settings = settings
@@ -111,7 +113,7 @@ class _RocksStore:
         return {name for name in os.listdir(self._folder) if name.endswith(".log")}
 
     def chunks(self) -> ChunkCursor:
-        return ChunkCursor(self._opened().iter())
+        return ChunkCursor(self._opened().iter(), self._settings.sparse)
 
     def get(self, key: bytes) -> bytes | None:
         value: bytes | None = self._opened().get(key)
@@ -197,6 +199,19 @@ class EmbeddedTopic:
         """
         return self._partition(partition).append(messages, self.retention_ms)
 
+    def append_at(self, partition: int, runs: Sequence[tuple[int, Sequence[Message]]]) -> int:
+        """Append records that have their offsets already, all in one write; return the end. For a sparse log.
+
+        Args:
+            partition: where to.
+            runs: (offset, messages that are dense from there on), in order; what lies between two runs, and between the end and
+                the first one, is a gap: :meth:`read` stops before it, or goes on after it where ``position`` lies in it.
+
+        Raises:
+            TopicError: a run begins before the end of what is there, or as :meth:`append`.
+        """
+        return self._partition(partition).append_at(runs)
+
     def read(self, partition: int, position: int, max_records: int = 1_000, max_bytes: int = 16 << 20) -> list[Record]:
         """Return records from ``position`` on, as :meth:`stream_app.topics.Topic.read`.
 
@@ -242,17 +257,20 @@ class EmbeddedLog:
         path: the folder; made if it is not there, unless ``read_only``.
         read_only: refuse to create, append and trim.
         sync: flush the disk at each append, so that it also survives a power loss.
+        sparse: offsets may have gaps (:meth:`EmbeddedTopic.append_at`); only its writer may read it then.
 
     Raises:
         TopicError: ``path`` is a file or a folder that holds something else, or is missing and ``read_only``.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, sync: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, read_only: bool = False, sync: bool = False, sparse: bool = False
+    ) -> None:
         self.path = Path(path)
         self.read_only = read_only
         check_folder(self.path, read_only)
         # One cache for all partitions: a log may have dozens.
-        self._settings = _Settings(Cache(_BLOCK_CACHE_BYTES), sync)
+        self._settings = _Settings(Cache(_BLOCK_CACHE_BYTES), sync, sparse)
         self._topics: dict[str, EmbeddedTopic] = {}
         self._lock = threading.Lock()
         self._closed = False

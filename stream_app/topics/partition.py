@@ -28,6 +28,8 @@ class Store(Protocol):
     name: str
     writes: bool
     """Opened for writing."""
+    sparse: bool
+    """Offsets may have gaps."""
 
     @property
     def opened(self) -> bool:
@@ -80,21 +82,43 @@ class Partition:
         """Append all of ``messages`` or none; return the end."""
         with self._lock:
             self._open_to_write()
-            if not messages:
-                return self._end
-            puts: list[tuple[bytes, bytes]] = []
-            end, newest_ts = self._end, self._newest_ts
+            if messages:
+                self._put([(self._end, messages)])
+            if messages and retention_ms is not None:
+                self._look(lambda: self._retain(retention_ms))
+            return self._end
+
+    def append_at(self, runs: Sequence[tuple[int, Sequence[Message]]]) -> int:
+        """Append runs of messages, each dense from the offset given with it on, all or none; return the end."""
+        with self._lock:
+            self._open_to_write()
+            end = self._end
+            for first, messages in runs:
+                if first < end or not messages:
+                    raise TopicError(f"topic {self._topic!r}: {len(messages)} record(s) at {first} cannot follow its end {end}")
+                if first > end and not self._store.sparse:
+                    raise TopicError(f"topic {self._topic!r}: {first} would leave a gap after {end}; open the log as sparse")
+                end = first + len(messages)
+            if runs:
+                self._put(runs)
+            return self._end
+
+    def _put(self, runs: Sequence[tuple[int, Sequence[Message]]]) -> None:
+        puts: list[tuple[bytes, bytes]] = []
+        newest_ts = self._newest_ts
+        for first, messages in runs:
+            end = first
             for chunk in frame(check_messages(self._topic, messages), newest_ts):
                 puts.append((chunk_key(end), encode(chunk)))
                 end, newest_ts = end + chunk.n_records, chunk.running_max_ts
-            self._store.write(puts)
-            self._end, self._newest_ts = end, newest_ts
-            if retention_ms is not None:
-                self._look(lambda: self._retain(retention_ms))
-            return end
+        if self._newest_ts == _NO_TS and runs[0][0]:
+            puts.append((_START, chunk_key(runs[0][0])))
+            self._start = runs[0][0]
+        self._store.write(puts)
+        self._end, self._newest_ts = end, newest_ts
 
     def read(self, position: int, max_records: int, max_bytes: int) -> list[Record]:
-        """Return records from ``position`` on."""
+        """Return records from ``position`` on, up to a gap in the offsets, if there is one."""
         check_limits(max_records, max_bytes)
         with self._lock:
             if position >= self._end or not self._store.opened:
@@ -141,7 +165,7 @@ class Partition:
     # -- reading
 
     def _scan(self, position: int, max_records: int, max_bytes: int) -> list[Record]:
-        """Return the head of the records in [``position``, end)."""
+        """Return the head of the records in [``position``, end), up to a gap."""
         check_read(self._topic, self._index, position, self._start, self._end)
         found: list[Record] = []
         if position == self._end:
@@ -159,10 +183,14 @@ class Partition:
                 return found + part
             found += held
             n_bytes += held_bytes
-            position = first + len(chunk.records)
+            position = max(position, first + len(chunk.records))
             if position == self._end or len(found) == max_records:
                 return found
             first = chunks.next(position)
+            if first > position:
+                if found:
+                    return found
+                position = first
 
     def _search(self, ts: int) -> int:
         """Return the first offset held whose ``ts`` is at or after the given one, or the end."""

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learners.attention import TargetAttention
 from learners.batch import pairs
-from learners.layers import RequestMLP, Standardise, TargetAttention, pool
+from learners.layers import Standardise, pool
 from learners.tables import EmbeddingTable, TableConfig
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, max_size=6)
@@ -40,16 +41,6 @@ def test_pool_is_a_mean_and_0_where_empty() -> None:
     torch.testing.assert_close(out, torch.stack([vectors[:2].mean(0), torch.zeros(3), vectors[2:].mean(0)]))
 
 
-def test_request_mlp_equals_one_over_the_concatenation() -> None:
-    torch.manual_seed(0)
-    mlp = RequestMLP(5, 3, (7, 4))
-    candidate, request, request_of = torch.randn(6, 5), torch.randn(2, 3), torch.tensor([0, 0, 0, 1, 1, 1])
-    assert mlp.request is not None
-    weight = torch.cat([mlp.candidate.weight, mlp.request.weight], 1)
-    first = torch.cat([candidate, request[request_of]], 1) @ weight.T + mlp.candidate.bias
-    torch.testing.assert_close(mlp(candidate, request, request_of), mlp.rest(first).squeeze(1))
-
-
 @given(lengths=LENGTHS, seed=st.integers(0, 50))
 @settings(deadline=None, max_examples=30)
 def test_target_attention_equals_din_written_out(lengths: list[tuple[int, int]], seed: int) -> None:
@@ -57,8 +48,16 @@ def test_target_attention_equals_din_written_out(lengths: list[tuple[int, int]],
     attention = TargetAttention(4, 6)
     left, right = offsets([a for a, _ in lengths]), offsets([b for _, b in lengths])
     target, history = torch.randn(int(left[-1]), 4), torch.randn(int(right[-1]), 4)
-    candidate, entry = (torch.from_numpy(part) for part in pairs(left, right))
-    out = attention(target, history, candidate, entry)
+    target.requires_grad_()
+    history.requires_grad_()
+    out, plain = (form(target, history, left, right) for form in (attention, attention.plain))
+    inputs = [target, history, *attention.parameters()]
+    weights = torch.randn(out.shape)
+    fast, slow = (torch.autograd.grad((form * weights).sum(), inputs, allow_unused=True) for form in (out, plain))
+    for one, other in zip(fast, slow, strict=True):
+        assert one is not None
+        assert other is not None
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-4)
     for row in range(len(lengths)):
         for c in range(left[row], left[row + 1]):
             expected = torch.zeros(4)
@@ -92,3 +91,18 @@ def test_standardise_marks_missing_and_clips() -> None:
     layer.observe(torch.tensor([[1.0], [3.0], [float("inf")]]))
     out = layer(torch.tensor([[2.0], [float("nan")], [1e9], [float("inf")]]))
     assert out.tolist() == [[0.0, 0.0], [0.0, 1.0], [5.0, 0.0], [0.0, 1.0]]
+
+
+@given(size=st.integers(0, 9), seed=st.integers(0, 50))
+@settings(deadline=None, max_examples=40)
+def test_standardise_equals_its_torch_form(size: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    one, other = Standardise(2), Standardise(2)
+    for _ in range(3):
+        values = torch.from_numpy(rng.normal(5, 3, (size, 2)).astype(np.float32))
+        values[torch.from_numpy(rng.random((size, 2)) < 0.2)] = torch.nan
+        torch.testing.assert_close(one(values), other.plain(values))
+        one.observe(values)
+        other.observe_plain(values)
+        for name, buffer in one.named_buffers():
+            torch.testing.assert_close(buffer, other.get_buffer(name), rtol=1e-6, atol=1e-9)

@@ -27,7 +27,7 @@ def test_later_layers_win_key_by_key() -> None:
     ("values", "message"),
     [
         ({"replay": {"batch_request": 3}}, r"f.toml: unknown key 'replay.batch_request': did you mean 'batch_requests'\?"),
-        ({"joins": {}}, r"f.toml: unknown key 'joins': did you mean 'join'\? there are log, join, replay, models"),
+        ({"joins": {}}, r"f.toml: unknown key 'joins': did you mean 'join'\? there are log, kafka, join, replay, train"),
         ({"replay": {"batch_requests": 0}}, r"f.toml: replay.batch_requests = 0: expected `int` >= 1"),
         ({"replay": {"eval": "late"}}, r"f.toml: replay.eval = 'late': invalid enum value"),
         ({"replay": {"from": "yesterday"}}, r"f.toml: time 'yesterday': write UTC ms or ISO 8601"),

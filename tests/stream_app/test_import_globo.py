@@ -13,7 +13,8 @@ import pytest
 
 from learners.samples import SampleBlock
 from stream_app.events import ACTIONS, IMPRESSIONS, Action, Impression, hash_id
-from stream_app.importers.globo import EVALUATION_FEATURES, GloboOptions
+from stream_app.importers.drawing import EVALUATION_FEATURES
+from stream_app.importers.globo import GloboOptions
 from stream_app.importers.report import ImportReport
 from stream_app.importers.run import run_import
 from stream_app.importers.source import SourceError

@@ -225,7 +225,7 @@ def test_progress_reaches_the_total(tmp_path: Path) -> None:
 
 def test_what_cannot_be(tmp_path: Path) -> None:
     path = write_clicks(tmp_path / "a.jsonl", 5)
-    with pytest.raises(SourceError, match="no importer 'gloob'; known: globo, rows, trivago"):
+    with pytest.raises(SourceError, match="no importer 'gloob'; known: globo, mind, movielens, recbole, rows, taobao"):
         run_import("gloob", [path], MemoryLog(), None)
     with pytest.raises(SourceError, match="takes GloboOptions, not RowsOptions"):
         run_import("globo", [path], MemoryLog(), None, OPTIONS)
@@ -290,7 +290,7 @@ except ValueError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths}
     )
     first, second = done.stdout.splitlines()
-    assert first == "['globo', 'lines', 'rows', 'trivago', 'wrong'] 2"
+    assert first == "['globo', 'lines', 'mind', 'movielens', 'recbole', 'rows', 'taobao', 'trivago', 'wrong'] 2"
     assert "gives a type, an ImporterKind is needed" in second
 
 

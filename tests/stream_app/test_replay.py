@@ -219,6 +219,15 @@ def test_score_from_is_by_ts_and_leaves_learning_alone(make_block: Make) -> None
     assert result_of(whole)["models"]["counts"]["impressions"] == 3 * 400
 
 
+def test_a_feature_slices_by_its_values(make_block: Make) -> None:
+    result = result_of(run(topic_of(make_block), config_of(slice_by=("odd",))))
+    odd = result["slices"]["odd"]
+    assert {value: found["models"]["counts"]["requests"] for value, found in odd.items()} == {"0": 200, "1": 200}
+    assert sum(found["models"]["counts"]["impressions"] for found in result["slices"]["item"].values()) == 3 * 400
+    only = result_of(run(topic_of(make_block), config_of(slice_by=("odd",), standard_slices=False)))
+    assert only["slices"] == {"odd": odd}
+
+
 def test_a_slice_has_figures_of_its_own(make_block: Make) -> None:
     result = result_of(run(topic_of(make_block), config_of(slices={"odd": {"odd": 1.0}})))
     assert result["slices"]["odd"]["models"]["counts"]["impressions"] == 3 * 200

@@ -1,0 +1,259 @@
+"""The training step alone: impressions per second of ``predict_learn`` on blocks in memory, against plain torch in one run.
+
+    python benchmarks/step.py --log DIR [--config FILE] [--model egin] [--requests N] [--turns 3]
+    python benchmarks/step.py --quick
+
+Each turn runs every model, ours and plain, with 1 and with 2 threads, so that a busy machine slows all of them alike. The plain
+ones are DIN and DNN as they are usually written: one row per impression, histories padded to 50, ``nn.Embedding(sparse=True)``,
+layers of the same widths; they see items alone, so ours stand beside them without positions and statistics too. Both sides
+score and learn. Stages are the shares of one more run under the profiler; the limit is the speed of matrix products and of
+copies, measured in the same run. Without --log a generated log is joined first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import os
+import pstats
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, before torch is there
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from benchmarks.replay import generated, in_memory
+from learners.models import ModelContext, build
+from learners.samples import SampleBlock, SampleSchema
+from stream_app.config import Layer, RunConfig, read_layer, resolve
+from stream_app.launch import with_defaults
+from stream_app.log_config import joined_layers
+from stream_app.profile import Profile
+from stream_app.sample_sources import open_source
+from stream_app.topics.embedded import open_log
+
+PADDED = 50
+STAGES = {
+    "dense layers": ("request_mlp.py", "forward"),
+    "backward, all": ("graph.py", "_engine_run_backward"),
+    "inputs": ("features.py", "forward"),
+    "attention": ("attention.py", "forward"),
+    "similarities": ("sim_extract.py", "slots"),
+    "edges and their loss": ("egin.py", "_with_graph"),
+    "optimiser of layers": ("adam.py", "step"),
+    "optimiser of tables": ("table.py", "apply_gradients"),
+    "counts, queues": ("network.py", "after"),
+}
+Step = Callable[[SampleBlock], Any]
+
+
+class Plain(nn.Module):
+    """DNN or DIN per impression: every candidate carries its own padded history."""
+
+    def __init__(self, rows: int, dim: int, hidden: tuple[int, ...], attention: int | None) -> None:
+        super().__init__()
+        self.items = nn.Embedding(rows, dim, sparse=True, padding_idx=0)
+        nn.init.uniform_(self.items.weight, -0.01, 0.01)
+        self.unit = None
+        if attention is not None:
+            self.unit = nn.Sequential(nn.Linear(4 * dim, attention), nn.PReLU(), nn.Linear(attention, 1))
+        layers: list[nn.Module] = []
+        wide = (3 if attention is None else 5) * dim
+        for width in hidden:
+            layers += [nn.Linear(wide, width), nn.LayerNorm(width), nn.ReLU()]
+            wide = width
+        self.mlp = nn.Sequential(*layers, nn.Linear(wide, 1))
+
+    def forward(self, target: Tensor, history: Tensor) -> Tensor:
+        """Return logits ``[C]`` of rows ``[C]`` and ``[C, 50]``; 0 pads."""
+        q, k = self.items(target), self.items(history)
+        mask = (history != 0).unsqueeze(2).float()
+        mean = k.sum(1) / mask.sum(1).clamp(min=1)
+        parts = [q, mean, q * mean]
+        if self.unit is not None:
+            wide = q.unsqueeze(1).expand_as(k)
+            weight = self.unit(torch.cat([wide, k, wide - k, wide * k], 2)) * mask
+            interest = (weight * k).sum(1)
+            parts += [interest, interest * q]
+        out: Tensor = self.mlp(torch.cat(parts, 1))
+        return out.squeeze(1)
+
+
+class PlainLearner:
+    """The usual loop around :class:`Plain`: ids are hashed to rows, tables have Adagrad, layers Adam."""
+
+    def __init__(self, kind: str, rows: int) -> None:
+        torch.manual_seed(0)
+        self.rows = rows
+        self.model = Plain(rows, 16, (200, 80), 36 if kind == "din" else None)
+        dense = [p for name, p in self.model.named_parameters() if not name.startswith("items")]
+        self.adam = torch.optim.Adam(dense, lr=1e-3, fused=True)
+        self.adagrad = torch.optim.Adagrad(self.model.items.parameters(), lr=0.1)
+
+    def __call__(self, block: SampleBlock) -> Tensor:
+        """Score and learn a block; return probabilities ``[C]``."""
+        target, history = self._padded(block)
+        logits: Tensor = self.model(target, history)
+        labels = torch.from_numpy(np.array(block.ragged("candidate.label").values))
+        self.adam.zero_grad()
+        self.adagrad.zero_grad()
+        loss = binary_cross_entropy_with_logits(logits, labels)
+        torch.autograd.backward(loss)
+        self.adam.step()
+        self.adagrad.step()
+        return logits.detach().sigmoid()
+
+    def _padded(self, block: SampleBlock) -> tuple[Tensor, Tensor]:
+        candidates, history = block.ragged("candidate.item"), block.ragged("click.item")
+        padded = np.zeros((len(block), PADDED), np.int64)
+        kept = history.lengths.clip(max=PADDED)
+        back = np.arange(PADDED) < kept[:, None]
+        source = history.offsets[1:, None] - kept[:, None] + np.arange(PADDED)
+        padded[back] = self._row(history.values[source[back]])
+        per_candidate = np.repeat(padded, candidates.lengths, 0)
+        return torch.from_numpy(self._row(candidates.values)), torch.from_numpy(per_candidate)
+
+    def _row(self, ids: np.ndarray) -> np.ndarray:
+        return 1 + (ids.view(np.uint64) % np.uint64(self.rows - 1)).astype(np.int64)
+
+
+def measured(step: Step, blocks: list[SampleBlock]) -> tuple[float, float]:
+    """Return impressions per second of wall time and of CPU time."""
+    n = sum(block.n_candidates for block in blocks)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for block in blocks:
+        step(block)
+    return n / (time.perf_counter() - wall), n / (time.process_time() - cpu)
+
+
+def stages(step: Step, blocks: list[SampleBlock]) -> dict[str, float]:
+    """Return the share of the time in each stage; a stage that contains another one counts it too."""
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for block in blocks:
+        step(block)
+    profiler.disable()
+    rows = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
+    whole = sum(row[2] for row in rows.values())
+    shares = {}
+    for stage, (file, function) in STAGES.items():
+        found = [row[3] for (path, _, name), row in rows.items() if Path(path).name == file and name == function]
+        if found:
+            shares[stage] = max(found) / whole
+    return shares
+
+
+def limits() -> dict[str, float]:
+    """Return GFLOP/s of a product as the first layer has it, and GB/s of a copy, reads and writes counted."""
+    a, b = torch.randn(1000, 200), torch.randn(200, 200)
+    x, y = np.zeros(1 << 26, np.uint8), np.ones(1 << 26, np.uint8)
+    return {
+        "matrix_gflop_per_s": 2 * 1000 * 200 * 200 / fastest(lambda: torch.mm(a, b)) / 1e9,
+        "copy_gb_per_s": 2 * x.nbytes / fastest(lambda: np.copyto(y, x), 5) / 1e9,
+    }
+
+
+def fastest(action: Callable[[], Any], n: int = 50) -> float:
+    times = []
+    for _ in range(n):
+        began = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def contestants(config: RunConfig, schema: SampleSchema, blocks: list[SampleBlock]) -> dict[str, Callable[[], Step]]:
+    """Return a maker of a fresh step per model, ours and plain."""
+    ids = np.concatenate([block.ragged(f"{kind}.item").values for block in blocks for kind in ("candidate", "click")])
+    rows = 1 << int(np.unique(ids).size).bit_length()
+
+    makers: dict[str, Callable[[], Step]] = {}
+    for model in config.replay.models:
+        kind, options = config.model_type(model), config.model_options(model)
+        makers[model] = partial(ours, config, schema, model, options)
+        if kind in ("din", "dnn"):
+            items_only = {**options, "position": False, "statistics": False}
+            makers[f"{model}, items only"] = partial(ours, config, schema, model, items_only)
+            makers[f"{model}, plain torch"] = partial(PlainLearner, kind, rows)
+    return makers
+
+
+def ours(config: RunConfig, schema: SampleSchema, model: str, options: Mapping[str, Any]) -> Step:
+    """Return the step of a fresh learner."""
+    context = ModelContext(schema=schema, name=model, seed=config.replay.seed, ignored_features=config.replay.ignored_features)
+    return build(config.model_type(model), options, context).predict_learn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--model", action="append")
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, action="append", help="repeatable; 1 and 2 by default")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    requests, turns = (2_000, 1) if options.quick else (options.requests, options.turns)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.log or Path(temporary) / "log"
+        if options.log is None:
+            generated(folder, requests)
+        layers = [*joined_layers(folder), *([read_layer(options.config)] if options.config else [])]
+        flags = {"models": tuple(options.model or ("egin", "din", "dnn")), "eval": "immediate", "bootstrap": 0}
+        config = with_defaults(resolve([*layers, Layer("the benchmark", {"replay": flags})]))
+        with open_log(folder) as log:
+            source = open_source(log, config.join, Profile())
+            schema, blocks = source.schema(), in_memory(source, config, requests)
+    makers = contestants(config, schema, blocks)
+    for make in makers.values():
+        measured(make(), blocks[:10])  # compiles
+    results: dict[str, Any] = {}
+    for _ in range(turns):
+        for threads in options.threads or [1, 2]:
+            torch.set_num_threads(threads)
+            limit = results.setdefault(f"limit, {threads} threads", {})
+            for name, value in limits().items():
+                limit[name] = max(limit.get(name, 0.0), value)
+            for name, make in makers.items():
+                wall, cpu = measured(make(), blocks)
+                row = results.setdefault(f"{name}, {threads} threads", {"per_s": [], "per_cpu_s": []})
+                row["per_s"].append(wall)
+                row["per_cpu_s"].append(cpu)
+    torch.set_num_threads(1)
+    for model in config.replay.models:
+        step = ours(config, schema, model, config.model_options(model))
+        results[f"stages, {model}"] = stages(step, blocks[: max(5, len(blocks) // 4)])
+    print(json.dumps(results) if options.json else table(results))
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the figures as text: medians, and the range of the turns."""
+    lines = [f"{'':32}{'impressions/s':>16}{'per CPU second':>16}   turns"]
+    for name, row in results.items():
+        if "per_s" in row:
+            spread = f"{min(row['per_s']):,.0f} to {max(row['per_s']):,.0f}"
+            lines.append(
+                f"{name:32}{statistics.median(row['per_s']):16,.0f}{statistics.median(row['per_cpu_s']):16,.0f}   {spread}"
+            )
+        elif name.startswith("limit"):
+            lines.append(f"{name:32}{row['matrix_gflop_per_s']:10.0f} GFLOP/s{row['copy_gb_per_s']:10.0f} GB/s")
+        else:
+            lines.append(f"{name:32}" + ", ".join(f"{stage} {share:.0%}" for stage, share in row.items()))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

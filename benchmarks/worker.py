@@ -1,0 +1,168 @@
+"""How much of faust's own rate a worker keeps: events/s of ``freshet join --kafka`` against an agent that does nothing.
+
+Both run on one broker, in processes of their own, one after the other, over the same events (impressions and actions of a
+simulation, 2 partitions), each from the beginning, in several rounds. The clock runs from first to last event: delivered
+for the agent, joined and committed for the worker. CPU seconds are those of the process in that time.
+
+``direct``: the part that joiners read from Kafka themselves, because faust was behind.
+
+    .venv/bin/python benchmarks/worker.py [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from stream_app.kafka_config import KafkaConfig  # noqa: E402
+from stream_app.simulate.options import SimulateOptions  # noqa: E402
+from stream_app.simulate.run import run_simulate  # noqa: E402
+from stream_app.topics import Message  # noqa: E402
+from stream_app.topics.kafka import KafkaLog, open_kafka  # noqa: E402
+from stream_app.topics.memory import MemoryLog  # noqa: E402
+from tests.integration.broker import Broker, free_ports  # noqa: E402
+
+TOPICS = ("impressions", "actions", "items")
+N_PARTITIONS = 2
+NO_OP = """
+import asyncio, json, sys, threading, time
+from pathlib import Path
+from stream_app.kafka_config import KafkaConfig
+from stream_app.live_join import Lease, WorkerOptions
+from stream_app.worker import make_app, run_delivery
+class NoOp:
+    lease, topics = Lease(10.0), ("impressions", "actions")
+    n, first, ended = 0, None, threading.Event()
+    async def take(self, events):
+        if self.first is None:
+            self.first = time.perf_counter(), time.process_time()
+        self.n += len(events)
+        if self.n >= int(sys.argv[3]):
+            wall, cpu = time.perf_counter() - self.first[0], time.process_time() - self.first[1]
+            print(json.dumps({"events": self.n, "seconds": wall, "cpu": cpu}), flush=True)
+            self.ended.set()
+    async def revoked(self, *args, **kwargs): pass
+    async def assigned(self, *args, **kwargs): pass
+no_op = NoOp()
+options = WorkerOptions(app=sys.argv[2], worker_id="w", state_dir=Path(sys.argv[4]))
+run_delivery(make_app(options, KafkaConfig(servers=(sys.argv[1],)), no_op), no_op.ended)
+"""
+
+
+def fill(log: KafkaLog, requests: int) -> int:
+    """Simulate into Kafka; return how many events faust has to deliver."""
+    source = MemoryLog()
+    options = SimulateOptions(requests=requests, partitions=N_PARTITIONS, rate=100.0, label_window_ms=5_000, click_delay_ms=900)
+    run_simulate(options, source, None)
+    for name in TOPICS:
+        for p in range(N_PARTITIONS):
+            log.create(name, N_PARTITIONS)
+            position = 0
+            while records := source.topic(name).read(p, position, 5_000):
+                log.topic(name).append(p, [Message(r.ts, r.key, r.value) for r in records])
+                position = records[-1].offset + 1
+    return sum(log.topic(name).end(p) for name in ("impressions", "actions") for p in range(N_PARTITIONS))
+
+
+def no_op(server: str, name: str, n_events: int, folder: Path) -> dict[str, float]:
+    """Run the agent that does nothing."""
+    words = [sys.executable, "-c", NO_OP, server, name, str(n_events), str(folder)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def worker(server: str, name: str, n_events: int, folder: Path) -> dict[str, float]:
+    """Run a worker until it has joined everything."""
+    (port,) = free_ports(1)
+    words = ["join", "--kafka", server, "--app", name, "--worker-id", "w", "--state", str(folder), "--metrics-port", str(port)]
+    words += ["--set", "join.label_window_ms=5000", "--set", "join.lateness_ms=0"]
+    process = subprocess.Popen([sys.executable, "-m", "stream_app.cli", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+    first: tuple[float, float, float] | None = None
+    try:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            at, cpu, found = time.perf_counter(), cpu_seconds(process.pid), scrape(port)
+            joined = found.get("freshet_worker_joined_total", 0.0)
+            delivered = sum(value for key, value in found.items() if key.startswith("freshet_worker_events_total"))
+            if first is None and joined + delivered > 0:
+                first = at, cpu, joined
+            if first is not None and joined >= n_events:
+                time.sleep(2.5)
+                direct = scrape(port)["freshet_worker_direct_records"]
+                return {
+                    "events": joined - first[2],
+                    "seconds": at - first[0],
+                    "cpu": cpu - first[1],
+                    "direct": direct / n_events,
+                }
+        raise TimeoutError(f"joined {joined} of {n_events} events in 300 s")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return user and system time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def scrape(port: int) -> dict[str, float]:
+    """Return a worker's metrics; empty while it does not answer."""
+    try:
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    except OSError:
+        return {}
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {key: float(value) for key, _, value in lines}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer events and rounds")
+    quick = parser.parse_args().quick
+    requests, rounds = (20_000, 1) if quick else (60_000, 3)
+    rates: dict[str, list[float]] = {"no-op agent": [], "worker": []}
+    with tempfile.TemporaryDirectory() as folder, Broker(Path(folder) / "kafka") as broker:
+        with open_kafka(KafkaConfig(servers=(broker.server,))) as log:
+            n_events = fill(log, requests)
+        print(f"{n_events:,} events in {N_PARTITIONS} partitions, {rounds} round(s)")
+        for i in range(rounds):
+            for name, run in (("no-op agent", no_op), ("worker", worker)):
+                if name == "worker":
+                    forget_results(broker.server)
+                found = run(broker.server, f"bench-{name[:2]}-{i}", n_events, Path(folder) / f"{name[:2]}{i}")
+                rate = found["events"] / found["seconds"]
+                rates[name].append(rate)
+                share = f", {found['direct']:.0%} direct" if "direct" in found else ""
+                per_event = 1e6 * found["cpu"] / found["events"]
+                print(f"{name:12} {rate:8,.0f} events/s, {per_event:5.1f} us of CPU per event{share}", flush=True)
+    ratio = median(rates["worker"]) / median(rates["no-op agent"])
+    print(f"worker / no-op agent: {ratio:.2f} (median of {rounds})")
+
+
+def forget_results(server: str) -> None:
+    """Delete what an earlier round has made, so that each publishes everything."""
+    with open_kafka(KafkaConfig(servers=(server,))) as log:
+        results = [name for name in ("samples", "marks", "dead_letters") if name in log.topics()]
+        if results:
+            log.admin.delete_topics(results)
+            while set(results) & set(log.topics()):
+                time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()

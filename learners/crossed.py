@@ -1,0 +1,139 @@
+"""A target against the history of its request: mean and newest entry, and the target's product with each, in one pass.
+
+Legend: ``R`` requests, ``C`` candidates, ``H`` history entries, ``U`` distinct ids of the batch, ``D`` dim, ``n`` 1, or 2 with
+the newest entry.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from learners.batch import CANDIDATES, Batch
+from learners.layers import last_entry, pool
+from learners.tables import Gathered
+
+__all__ = ["Crossed", "crossed", "crossed_plain"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+class Crossed(NamedTuple):
+    """Mean of the history, with or without its newest entry beside it; 0 where the history is empty."""
+
+    request: Tensor
+    """``[R, n D]``."""
+    candidate: Tensor
+    """The target's product with each, ``[C, n D]``."""
+
+
+def crossed(batch: Batch, gathered: Gathered, use: int, sequence: str, *, newest: bool = False) -> Crossed:
+    """Return a history's summaries and their products with the targets: compiled on the CPU, else :func:`crossed_plain`.
+
+    Args:
+        batch: whose candidates are use 0 of the gather.
+        gathered: vectors of the batch, ``[U, D]``.
+        use: of the history.
+        sequence: the column that says which entries are whose.
+        newest: whether the newest entry is a summary beside the mean.
+    """
+    if gathered.weight.device.type != "cpu":
+        return crossed_plain(batch, gathered, use, sequence, newest=newest)
+    places = gathered.places[0].numpy(), gathered.places[use].numpy()
+    offsets = batch.ragged(CANDIDATES).offsets, batch.ragged(sequence).offsets
+    return Crossed(*cast(tuple[Tensor, Tensor], _Crossed.apply(gathered.weight, *places, *offsets, newest)))
+
+
+def crossed_plain(batch: Batch, gathered: Gathered, use: int, sequence: str, *, newest: bool = False) -> Crossed:
+    """Return what :func:`crossed` returns, operation by operation in torch."""
+    offsets = batch.offsets(sequence)
+    parts = [pool(gathered, use, offsets)] + ([last_entry(gathered, use, offsets)] if newest else [])
+    target = gathered.of(0)
+    products = [target * part.index_select(0, batch.request_of()) for part in parts]
+    return Crossed(torch.cat(parts, 1), torch.cat(products, 1))
+
+
+class _Crossed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, now: Ints, past: Ints, now_offsets: Ints, past_offsets: Ints, newest: bool
+    ) -> tuple[Tensor, Tensor]:
+        width = weight.shape[1] * (1 + newest)
+        request, candidate = torch.zeros(len(now_offsets) - 1, width), torch.empty(len(now), width)
+        vectors = weight.detach().numpy()
+        _forward(vectors, now, past, now_offsets, past_offsets, request.numpy(), candidate.numpy())
+        ctx.arguments = vectors, now, past, now_offsets, past_offsets, request.numpy()
+        return request, candidate
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        out = torch.zeros(ctx.arguments[0].shape)
+        of_request, of_candidate = (grad.contiguous().numpy() for grad in grads)
+        vectors, now, past, now_offsets, past_offsets, request = ctx.arguments
+        _backward(vectors, now, past, now_offsets, past_offsets, request, of_request, of_candidate, out.numpy())
+        return out, None, None, None, None, None
+
+
+@numba.njit(cache=True, nogil=True)
+def _forward(
+    weight: Floats, now: Ints, past: Ints, now_offsets: Ints, past_offsets: Ints, request: Floats, candidate: Floats
+) -> None:
+    dim, width = weight.shape[1], request.shape[1]
+    for r in range(len(now_offsets) - 1):
+        first, last = past_offsets[r], past_offsets[r + 1]
+        if last > first:
+            for h in range(first, last):
+                for d in range(dim):
+                    request[r, d] += weight[past[h], d]
+            for d in range(dim):
+                request[r, d] /= np.float32(last - first)
+            for d in range(width - dim):
+                request[r, dim + d] = weight[past[last - 1], d]
+        for c in range(now_offsets[r], now_offsets[r + 1]):
+            for d in range(dim):
+                candidate[c, d] = weight[now[c], d] * request[r, d]
+            for d in range(width - dim):
+                candidate[c, dim + d] = weight[now[c], d] * request[r, dim + d]
+
+
+@numba.njit(cache=True, nogil=True)
+def _backward(
+    weight: Floats,
+    now: Ints,
+    past: Ints,
+    now_offsets: Ints,
+    past_offsets: Ints,
+    request: Floats,
+    of_request: Floats,
+    of_candidate: Floats,
+    out: Floats,
+) -> None:
+    dim, width = weight.shape[1], request.shape[1]
+    total = np.empty(width, np.float32)
+    for r in range(len(now_offsets) - 1):
+        total[:] = of_request[r]
+        for c in range(now_offsets[r], now_offsets[r + 1]):
+            row = now[c]
+            for d in range(dim):
+                total[d] += of_candidate[c, d] * weight[row, d]
+                out[row, d] += of_candidate[c, d] * request[r, d]
+            for d in range(width - dim):
+                total[dim + d] += of_candidate[c, dim + d] * weight[row, d]
+                out[row, d] += of_candidate[c, dim + d] * request[r, dim + d]
+        first, last = past_offsets[r], past_offsets[r + 1]
+        if last > first:
+            for d in range(dim):
+                total[d] /= np.float32(last - first)
+            for h in range(first, last):
+                for d in range(dim):
+                    out[past[h], d] += total[d]
+            for d in range(width - dim):
+                out[past[last - 1], d] += total[dim + d]

@@ -1,0 +1,179 @@
+"""Compiled passes of :class:`learners.request_mlp.RequestMLP`: everything of a layer that is no matrix product, row by row.
+
+Legend: ``C`` candidates, ``S`` rows that several candidates share, ``J`` shared parts, ``W`` width of a hidden layer, ``k``
+slots per candidate, ``T`` rows of the tables of slot embeddings (bins, then positions).
+
+Sums over a row may be reordered by the compiler (vector lanes), never by the batch or the threads; NaN stays NaN.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["add_parts", "head_backward", "normalise", "normalise_backward", "scatter_parts"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+LANES = {"reassoc", "contract", "nsz", "arcp"}
+EPS = np.float32(1e-5)  # of torch's LayerNorm
+
+
+@numba.njit(cache=True, nogil=True, fastmath=LANES)
+def add_parts(
+    z: Floats,
+    shared: Floats,
+    index: Ints,
+    slots: Floats,
+    bins: Ints,
+    positions: Ints,
+    n_bins: int,
+    first_position: int,
+) -> None:
+    """Add to ``z [C, W]`` what the shared parts and the slots contribute.
+
+    Args:
+        z: the dense part's share, in place.
+        shared: ``[S, W]``, all shared parts below each other.
+        index: the row of each shared part, ``[C, J]``.
+        slots: contribution of each row of the slot tables in each slot, ``[T k, W]``, row ``t k + slot``.
+        bins: ``[C, k]``; ``n_bins`` is an empty slot, behind which all are empty.
+        positions: ``[C, k]``, 0 in an empty slot.
+        n_bins: see above.
+        first_position: row of position 0 among the ``T``; -1 where positions have no embedding.
+    """
+    k, width = bins.shape[1], z.shape[1]
+    empty = np.zeros((k + 1, width), np.float32)  # what the slots from here on add where they are empty
+    for slot in range(k - 1, -1, -1):
+        for w in range(width):
+            empty[slot, w] = empty[slot + 1, w] + slots[n_bins * k + slot, w]
+            if first_position >= 0:
+                empty[slot, w] += slots[first_position * k + slot, w]
+    for c in range(len(z)):
+        for j in range(index.shape[1]):
+            row = index[c, j]
+            for w in range(width):
+                z[c, w] += shared[row, w]
+        filled = 0
+        while filled < k and bins[c, filled] != n_bins:
+            row = bins[c, filled] * k + filled
+            if first_position >= 0:
+                place = (first_position + positions[c, filled]) * k + filled
+                for w in range(width):
+                    z[c, w] += slots[row, w] + slots[place, w]
+            else:
+                for w in range(width):
+                    z[c, w] += slots[row, w]
+            filled += 1
+        if k:
+            for w in range(width):
+                z[c, w] += empty[filled, w]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=LANES)
+def scatter_parts(
+    grad: Floats,
+    index: Ints,
+    bins: Ints,
+    positions: Ints,
+    n_bins: int,
+    first_position: int,
+    grad_shared: Floats,
+    grad_slots: Floats,
+) -> None:
+    """Add ``grad [C, W]`` to the rows that :func:`add_parts` took; both outputs are zeros before."""
+    k, width = bins.shape[1], grad.shape[1]
+    empty = np.zeros((k + 1, width), np.float32)
+    for c in range(len(grad)):
+        for j in range(index.shape[1]):
+            row = index[c, j]
+            for w in range(width):
+                grad_shared[row, w] += grad[c, w]
+        filled = 0
+        while filled < k and bins[c, filled] != n_bins:
+            row = bins[c, filled] * k + filled
+            for w in range(width):
+                grad_slots[row, w] += grad[c, w]
+            if first_position >= 0:
+                place = (first_position + positions[c, filled]) * k + filled
+                for w in range(width):
+                    grad_slots[place, w] += grad[c, w]
+            filled += 1
+        if k:
+            for w in range(width):
+                empty[filled, w] += grad[c, w]
+    for slot in range(k):
+        for w in range(width):
+            if slot:
+                empty[slot, w] += empty[slot - 1, w]
+            grad_slots[n_bins * k + slot, w] += empty[slot, w]
+            if first_position >= 0:
+                grad_slots[first_position * k + slot, w] += empty[slot, w]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=LANES)
+def normalise(z: Floats, gain: Floats, bias: Floats, out: Floats, inverse: Floats) -> None:
+    """Write ``ReLU(LayerNorm(z))`` to ``out [C, W]``; ``z`` becomes its standardised self, ``inverse [C]`` 1 / deviation."""
+    width = z.shape[1]
+    for c in range(len(z)):
+        total = np.float32(0)
+        for w in range(width):
+            total += z[c, w]
+        mean = total / np.float32(width)
+        square = np.float32(0)
+        for w in range(width):
+            square += (z[c, w] - mean) * (z[c, w] - mean)
+        scale = np.float32(1) / np.sqrt(square / np.float32(width) + EPS)
+        inverse[c] = scale
+        for w in range(width):
+            z[c, w] = (z[c, w] - mean) * scale
+            out[c, w] = max(z[c, w] * gain[w] + bias[w], np.float32(0))
+
+
+@numba.njit(cache=True, nogil=True, fastmath=LANES)
+def normalise_backward(grad: Floats, z: Floats, out: Floats, inverse: Floats, gain: Floats, sums: Floats) -> None:
+    """Turn ``grad [C, W]`` by ``out`` into that by the input of :func:`normalise`, in place.
+
+    ``sums [3, W]`` takes the gradients by gain, by bias, and the sum of the result (by the layer's bias).
+    """
+    width = z.shape[1]
+    # one short loop per quantity, and a row of scratch: loops that write to several arrays at once are not made vector code
+    g = np.empty(width, np.float32)
+    of_gain, of_bias, of_input = np.zeros(width, np.float32), np.zeros(width, np.float32), np.zeros(width, np.float32)
+    for c in range(len(z)):
+        mean = np.float32(0)
+        along = np.float32(0)
+        for w in range(width):
+            g[w] = grad[c, w] if out[c, w] > 0 else np.float32(0)
+        for w in range(width):
+            of_gain[w] += g[w] * z[c, w]
+        for w in range(width):
+            of_bias[w] += g[w]
+        for w in range(width):
+            g[w] *= gain[w]
+        for w in range(width):
+            mean += g[w]
+            along += g[w] * z[c, w]
+        mean /= np.float32(width)
+        along /= np.float32(width)
+        scale = inverse[c]
+        for w in range(width):
+            g[w] = (g[w] - mean - z[c, w] * along) * scale
+            grad[c, w] = g[w]
+        for w in range(width):
+            of_input[w] += g[w]
+    sums[0], sums[1], sums[2] = of_gain, of_bias, of_input
+
+
+@numba.njit(cache=True, nogil=True, fastmath=LANES)
+def head_backward(grad: Floats, out: Floats, weight: Floats, grad_out: Floats, grad_weight: Floats) -> np.float32:
+    """Go back through ``logit = out . weight + b``: write ``grad_out [C, W]``, add to ``grad_weight [W]``, return that of b."""
+    total = np.float32(0)
+    for c in range(len(grad)):
+        g = grad[c]
+        total += g
+        for w in range(out.shape[1]):
+            grad_out[c, w] = g * weight[w]
+            grad_weight[w] += g * out[c, w]
+    return total

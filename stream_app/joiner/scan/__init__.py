@@ -1,0 +1,1 @@
+"""Raw JSON read straight into columns, for the records that have nothing odd about them."""

@@ -1,0 +1,273 @@
+"""A trainer that is killed at random moments while samples come, on an embedded log and on a real broker, learns each once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from learners.checkpoint import latest, load
+from learners.samples import SampleBlock
+from stream_app.events import RAW_TOPICS, SAMPLES
+from stream_app.join import join_log
+from stream_app.kafka_config import KafkaConfig
+from stream_app.log_config import write_joined, write_log_config
+from stream_app.order import read_order
+from stream_app.runs import CHECKPOINTS, ORDER
+from stream_app.simulate.options import SimulateOptions
+from stream_app.simulate.run import run_simulate
+from stream_app.topics import Log, Message
+from stream_app.topics.embedded import EmbeddedLog, open_log
+from stream_app.topics.kafka import open_kafka
+from tests.integration.broker import Broker
+
+ROOT = Path(__file__).resolve().parents[2]
+# Small steps, so that there are many moments to be killed at; checkpoints all the time.
+TRAIN = (
+    "--model",
+    "dnn",
+    "--model",
+    "trend",
+    "--threads",
+    "1",
+    "--checkpoint-seconds",
+    "0.1",
+    "--set",
+    "replay.batch_requests=8",
+)
+PATIENCE_S = 60
+KILLS = 4
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A joined log of 900 made-up requests, in blocks of a few."""
+    path = tmp_path_factory.mktemp("kill") / "log"
+    options = SimulateOptions(requests=900, rate=0.15, users=60, items=80, queries=20, categories=5, partitions=2)
+    with EmbeddedLog(path) as log:
+        report = run_simulate(options, log, path)
+        write_log_config(path, report.join)
+        join_log(log, path / "joiner", report.join, read_records=16)
+    write_joined(path, report.join)
+    return path
+
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays() -> Iterator[None]:
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.communicate()
+
+
+def freshet(*words: object) -> subprocess.Popen[str]:
+    """Start the program; it ends with the test at the latest."""
+    command = [sys.executable, "-m", "stream_app.cli", *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    STARTED.append(process)
+    return process
+
+
+def newest(run: Path) -> str:
+    pointer = run / CHECKPOINTS / "LATEST"
+    return pointer.read_text().strip() if pointer.exists() else ""
+
+
+def kill_at_random_moments(run: Path, start: Callable[[], subprocess.Popen[str]], moments: random.Random) -> None:
+    """Start the trainer and kill it some time after it has written a checkpoint, several times."""
+    for _ in range(KILLS):
+        process, before, deadline = start(), newest(run), time.monotonic() + PATIENCE_S
+        while newest(run) == before and process.poll() is None:
+            assert time.monotonic() < deadline, "no checkpoint came"
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        _, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == -signal.SIGKILL, err
+
+
+def finish(*words: object) -> dict[str, Any]:
+    """Let the same command drain what is left; return what it says."""
+    process = freshet(*words, "--drain", "--json")
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    assert "going on after" in err
+    result: dict[str, Any] = json.loads(out)
+    return result
+
+
+def check_learned_once(log: Log, run: Path, result: dict[str, Any], source: Sequence[object]) -> None:
+    """Hold the recorded order against the topic, and the weights against a repetition of it."""
+    checkpoint = latest(run / CHECKPOINTS)
+    assert checkpoint is not None
+    steps = list(read_order(run / ORDER, load(checkpoint).extra["order_bytes"]))
+    topic = log.topic(SAMPLES)
+    n_rows = 0
+    for p in range(topic.n_partitions):
+        (last,) = topic.read(p, topic.end(p) - 1, 1)
+        seqs = [seq for step in steps for t in step if t.partition == p for seq in range(t.first, t.first + t.n)]
+        assert seqs == list(range(SampleBlock.from_ipc(last.value).marks()[p] + 1))
+        n_rows += len(seqs)
+    assert result["requests"] == n_rows
+    assert result["batches"] == len(steps)
+    process = freshet("train", "--run", run, *source, "--repeat", "--json")
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    assert json.loads(out)["digests"] == {name: model["digest"] for name, model in result["models"].items()}
+
+
+@contextlib.contextmanager
+def appending(work: Callable[[threading.Event], None]) -> Iterator[threading.Event]:
+    """Run ``work`` on a thread, which is told to hurry at the end."""
+    hurry, errors = threading.Event(), []
+
+    def run() -> None:
+        try:
+            work(hurry)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield hurry
+    finally:
+        hurry.set()
+        thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    assert not errors, errors
+
+
+def test_kill_9_while_a_join_appends(joined: Path, tmp_path: Path) -> None:
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    path, run = tmp_path / "log", tmp_path / "run"
+    words = ("train", "--log", path, "--run", run, *TRAIN)
+
+    def raw_events(hurry: threading.Event) -> None:
+        """Copy the raw events as if they came now, some every few ms."""
+        with open_log(joined) as source, EmbeddedLog(path) as log:
+            topics = [(source.topic(name), log.create(name, n)) for name, n in source.topics().items() if name in RAW_TOPICS]
+            positions = {(old.name, p): 0 for old, _ in topics for p in range(old.n_partitions)}
+            copied = True
+            while copied:
+                copied = False
+                for old, new in topics:
+                    for p in range(old.n_partitions):
+                        records = old.read(p, positions[old.name, p], 1_000 if hurry.is_set() else 2)
+                        if records:
+                            new.append(p, [Message(r.ts, r.key, r.value) for r in records])
+                            positions[old.name, p] += len(records)
+                            copied = True
+                hurry.wait(0.05)
+
+    with open_log(joined) as source, EmbeddedLog(path) as log:
+        for name, n_partitions in source.topics().items():
+            if name in RAW_TOPICS:
+                log.create(name, n_partitions)
+    for name in ("freshet.toml", "joined.toml"):
+        (path / name).write_bytes((joined / name).read_bytes())
+    with appending(raw_events):
+        join = freshet("join", "--log", path, "--follow")
+        kill_at_random_moments(run, lambda: freshet(*words), random.Random(seed))
+    join.send_signal(signal.SIGINT)
+    assert join.wait(PATIENCE_S) == 0
+    join.communicate()
+    last = freshet("join", "--log", path)
+    _, err = last.communicate(timeout=PATIENCE_S)
+    assert last.returncode == 0, err
+    result = finish(*words)
+    with open_log(path) as log:
+        check_learned_once(log, run, result, ())
+    assert result["requests"] == 900
+
+
+def cluster(server: str, prefix: str) -> KafkaConfig:
+    return KafkaConfig(servers=(server,), topic_prefix=prefix)
+
+
+def samples_to(server: str, prefix: str, joined: Path) -> Callable[[threading.Event], None]:
+    """Return what copies the samples of a log to a broker, a block every few ms."""
+
+    def work(hurry: threading.Event) -> None:
+        with open_log(joined) as source, open_kafka(cluster(server, prefix)) as log:
+            old = source.topic(SAMPLES)
+            new = log.create(SAMPLES, old.n_partitions)
+            for position in range(max(old.end(p) for p in range(old.n_partitions))):
+                for p in range(old.n_partitions):
+                    if position < old.end(p):
+                        (record,) = old.read(p, position, 1)
+                        new.append(p, [Message(record.ts, b"", record.value)])
+                hurry.wait(0.05)
+
+    return work
+
+
+def kafka_words(server: str, prefix: str, joined: Path, run: Path) -> tuple[object, ...]:
+    options = ("--config", joined / "joined.toml", "--set", f"kafka.topic_prefix={prefix}", *TRAIN)
+    return ("train", "--kafka", server, "--run", run, *options)
+
+
+def test_kill_9_on_a_broker(kafka: str, joined: Path, tmp_path: Path) -> None:
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    prefix, run = f"kill-{seed}-", tmp_path / "run"
+    words = kafka_words(kafka, prefix, joined, run)
+    with appending(samples_to(kafka, prefix, joined)):
+        kill_at_random_moments(run, lambda: freshet(*words), random.Random(seed))
+    result = finish(*words)
+    with open_kafka(cluster(kafka, prefix)) as log:
+        check_learned_once(log, run, result, ())
+        deadline = time.monotonic() + PATIENCE_S
+        assert result["requests"] == 900
+        # Advisory, and after the checkpoint: for monitors of lag.
+        while not log.committed("freshet-trainer"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_a_broker_that_is_killed_and_stays_away_for_a_while(kafka_broker: Broker, joined: Path, tmp_path: Path) -> None:
+    """The trainer goes on by itself; a first Ctrl-C ends it with a checkpoint and code 0."""
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    moments, run = random.Random(seed), tmp_path / "run"
+    words = kafka_words(kafka_broker.server, "away-", joined, run)
+    with appending(samples_to(kafka_broker.server, "away-", joined)):
+        trainer = freshet(*words)
+        for away in (0.0, 8.0):
+            before, deadline = newest(run), time.monotonic() + PATIENCE_S
+            while newest(run) == before and trainer.poll() is None:
+                assert time.monotonic() < deadline, "no checkpoint came"
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0.0, 0.5))
+            kafka_broker.kill()
+            time.sleep(away)
+            kafka_broker.start()
+    time.sleep(1.0)
+    trainer.send_signal(signal.SIGINT)
+    _, err = trainer.communicate(timeout=PATIENCE_S)
+    assert trainer.returncode == 0, err
+    assert "go on with the same command" in err
+    result = finish(*words)
+    with open_kafka(cluster(kafka_broker.server, "away-")) as log:
+        check_learned_once(log, run, result, ())
+    assert result["requests"] == 900

@@ -1,0 +1,100 @@
+"""The compiled MLP and the crossed histories against the same thing in plain torch: values and all gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from learners.batch import Batch
+from learners.checks import random_block
+from learners.crossed import crossed, crossed_plain
+from learners.request_mlp import Part, RequestMLP, SlotPart, distinct
+from learners.sim_extract import SimExtract
+from learners.tables import EmbeddingTable, TableConfig
+
+CPU = torch.device("cpu")
+
+
+def gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    weights = torch.linspace(-1, 2, max(out.numel(), 1))[: out.numel()].view_as(out)
+    return [g for g in torch.autograd.grad((out * weights).sum(), inputs, allow_unused=True) if g is not None]
+
+
+def assert_equal(fast: list[Tensor], plain: list[Tensor]) -> None:
+    assert len(fast) == len(plain) > 0
+    for one, other in zip(fast, plain, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-4)
+
+
+def test_request_mlp_equals_one_over_the_concatenation() -> None:
+    torch.manual_seed(0)
+    mlp = RequestMLP(5, 3, (7, 4))
+    candidate, request, request_of = torch.randn(6, 5), torch.randn(2, 3), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert mlp.request is not None
+    weight = torch.cat([mlp.candidate.weight, mlp.request.weight], 1)
+    first = torch.cat([candidate, request[request_of]], 1) @ weight.T + mlp.candidate.bias
+    torch.testing.assert_close(mlp([Part(candidate)], request, request_of), mlp.rest(first).squeeze(1))
+
+
+@given(
+    seed=st.integers(0, 1000),
+    n_requests=st.integers(0, 5),
+    hidden=st.sampled_from([(3,), (40, 17), (6, 5, 4)]),
+    slots=st.sampled_from([None, True, False]),
+    request_dim=st.sampled_from([0, 3]),
+)
+@settings(deadline=None, max_examples=60)
+def test_compiled_equals_plain(
+    seed: int, n_requests: int, hidden: tuple[int, ...], slots: bool | None, request_dim: int
+) -> None:
+    torch.manual_seed(seed)
+    counts = torch.randint(0, 4, (n_requests,))
+    request_of = torch.repeat_interleave(torch.arange(n_requests), counts)
+    n = len(request_of)
+    rows, table, fixed = torch.randn(n, 4, requires_grad=True), torch.randn(5, 6, requires_grad=True), torch.randn(n, 2)
+    parts: list[Part | SlotPart] = [Part(table, torch.randint(0, 5, (n,))), Part(rows), Part(fixed)]
+    inputs, width = [rows, table], 12
+    if slots is not None:
+        encoder = SimExtract(4, 6, 5, 3, positions=slots)
+        lengths = torch.randint(0, 7, (n,))
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        parts.insert(1, SlotPart(encoder, encoder.slots(torch.randn(n, 3), torch.randn(int(offsets[-1]), 3), offsets)))
+        inputs, width = [*inputs, *encoder.parameters()], width + encoder.width
+    request = torch.randn(n_requests, request_dim, requires_grad=True)
+    mlp = RequestMLP(width, request_dim, hidden)
+    inputs += [request] * bool(request_dim) + list(mlp.parameters())
+    fast, plain = mlp(parts, request, request_of), mlp.plain(parts, request, request_of)
+    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-4)
+    assert_equal(gradients(fast, inputs), gradients(plain, inputs))
+
+
+def test_one_slot_part_is_the_limit() -> None:
+    encoder = SimExtract(2, 3, 2, 1)
+    slots = SlotPart(encoder, encoder.slots(torch.ones(1, 2), torch.ones(2, 2), torch.tensor([0, 2])))
+    with pytest.raises(ValueError, match="one SlotPart"):
+        RequestMLP(4, 0, (3,))([slots, slots], torch.zeros(1, 0), torch.zeros(1, dtype=torch.int64))
+
+
+@given(seed=st.integers(0, 1000), newest=st.booleans(), max_history=st.sampled_from([0, 3, 12]))
+@settings(deadline=None, max_examples=40)
+def test_crossed_equals_plain(seed: int, newest: bool, max_history: int) -> None:
+    block = random_block(n_requests=1 + seed % 7, seed=seed, max_history=max_history)
+    batch = Batch(block, CPU)
+    table = EmbeddingTable("t", TableConfig(dim=5, initial_scale=1.0))
+    gathered = table.gather(batch.ids("candidate.item"), np.zeros(0, np.int64), batch.ids("click.item"), learn=True)
+    fast, plain = (f(batch, gathered, 2, "click.item", newest=newest) for f in (crossed, crossed_plain))
+    for one, other in zip(fast, plain, strict=True):
+        torch.testing.assert_close(one, other)
+    both = [torch.cat([part.flatten() for part in parts]) for parts in (fast, plain)]
+    assert_equal(gradients(both[0], [gathered.weight]), gradients(both[1], [gathered.weight]))
+
+
+def test_distinct_rows_are_those_of_the_first_use() -> None:
+    gathered = EmbeddingTable("t", TableConfig(dim=2)).gather(np.array([5, 0, 5, 7]), np.array([9, 7]), learn=True)
+    part = distinct(gathered)
+    assert len(part.rows) == 3
+    torch.testing.assert_close(part.expanded(), gathered.of(0))

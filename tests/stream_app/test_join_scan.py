@@ -1,0 +1,136 @@
+"""The kernels that read JSON: what they accept means what msgspec says it means, and the ordinary is accepted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_app.events import ACTIONS, IMPRESSIONS, Action, Impression, ImpressionItem
+from stream_app.joiner.config import JoinConfig
+from stream_app.joiner.decode import Decoder, joiner_kinds
+from stream_app.joiner.pending import Ignored, Request, Unusable, Waiting
+from stream_app.joiner.scan.reader import Reader
+from stream_app.joiner.scan.xxh3 import MAX_BYTES, xxh3_64
+from stream_app.topics import Record
+
+NOW = 1_700_000_000_000
+CONFIG = JoinConfig()
+DECODER = Decoder(CONFIG, 0, 1)
+READER = Reader(list(joiner_kinds(CONFIG)), CONFIG.label_window_ms)
+
+
+@given(data=st.binary(min_size=1, max_size=MAX_BYTES))
+@settings(max_examples=300)
+def test_the_hash_is_xxh3(data: bytes) -> None:
+    assert int(xxh3_64(np.frombuffer(data, np.uint8), len(data))) == xxhash.xxh3_64_intdigest(data)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 8, 9, 16, 17, 32, 33, 64, 65, 96, 97, 128])
+def test_the_hash_is_xxh3_at_the_edges_of_its_cases(n: int) -> None:
+    data = bytes(range(100, 100 + n))
+    assert int(xxh3_64(np.frombuffer(data, np.uint8), n)) == xxhash.xxh3_64_intdigest(data)
+
+
+def by_kernel(topic: str, values: list[bytes]) -> list[Any]:
+    read = READER.pages if topic == IMPRESSIONS else READER.actions
+    return list(read(values, range(len(values))))
+
+
+def alone(topic: str, values: list[bytes]) -> list[Any]:
+    """Decode each value with a broker time that suits any ``ts``, as the kernel knows no broker time."""
+    decoder = Decoder(msgspec.structs.replace(CONFIG, max_clock_skew_ms=1 << 60), 0, 1)
+    return [decoder.decode_alone(topic, Record(offset, NOW, b"", value))[0] for offset, value in enumerate(values)]
+
+
+TEXT = st.one_of(
+    st.sampled_from(["a", "", "item-1", "é", "日本", "😀", 'a"b', "a\\b", "a\nb", "click", "null"]),
+    st.text(max_size=5),
+    st.integers(0, 140).map("x".__mul__),
+)
+SCALAR = st.one_of(TEXT, st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+ODD = st.one_of(SCALAR, st.lists(SCALAR, max_size=2), st.dictionaries(TEXT, SCALAR, max_size=2))
+STAMPS = st.one_of(st.integers(0, 1 << 50), st.just(NOW), ODD)
+IDS = st.one_of(TEXT, TEXT, TEXT, ODD)
+FEATURES = st.one_of(st.dictionaries(TEXT, SCALAR, max_size=3), ODD)
+EXTRA = {"query": IDS, "domain": IDS, "other": ODD, "features": FEATURES}
+SHOWN = st.fixed_dictionaries(
+    {"item_id": IDS},
+    optional={"category": IDS, "position": st.one_of(st.integers(-1, 1 << 33), ODD), "truth": ODD, **EXTRA},
+)
+EVENTS = {
+    IMPRESSIONS: st.fixed_dictionaries(
+        {"request_id": IDS, "user_id": IDS, "ts": STAMPS, "items": st.one_of(st.lists(SHOWN, max_size=3), ODD)},
+        optional={"query_category": st.one_of(st.lists(TEXT, max_size=6), ODD), **EXTRA},
+    ),
+    ACTIONS: st.fixed_dictionaries(
+        {"user_id": IDS, "item_id": IDS, "ts": STAMPS, "kind": IDS},
+        optional={"request_id": IDS, "category": IDS, "value": ODD, **EXTRA},
+    ),
+}
+
+
+@st.composite
+def values(draw: st.DrawFn) -> tuple[str, list[bytes]]:
+    """Draw a topic and JSON of its events in any layout, some of it damaged."""
+    topic = draw(st.sampled_from([IMPRESSIONS, ACTIONS]))
+    drawn: list[bytes] = []
+    for event in draw(st.lists(EVENTS[topic], min_size=1, max_size=4)):
+        text = json.dumps(event, ensure_ascii=draw(st.booleans()), indent=draw(st.sampled_from([None, 1])))
+        value = bytearray(text.encode("utf-8", "surrogatepass"))
+        for _ in range(draw(st.sampled_from([0, 0, 0, 1, 3]))):
+            at = draw(st.integers(0, len(value) - 1))
+            value[at : at + draw(st.integers(0, 2))] = draw(
+                st.sampled_from([b"", b'"', b"}", b",", b"0", b"\xff", b"\xc3", b" "])
+            )
+            if not value:
+                break
+        drawn.append(bytes(value))
+    return topic, drawn
+
+
+@given(drawn=values())
+@settings(max_examples=400)
+def test_what_a_kernel_reads_is_what_msgspec_reads(drawn: tuple[str, list[bytes]]) -> None:
+    topic, raw = drawn
+    for mine, expected in zip(by_kernel(topic, raw), alone(topic, raw), strict=True):
+        assert mine is None or mine == expected
+
+
+@given(value=st.binary(max_size=60))
+def test_any_bytes_are_left_to_msgspec(value: bytes) -> None:
+    assert by_kernel(IMPRESSIONS, [value, value]) == by_kernel(ACTIONS, [value, value]) == [None, None]
+
+
+def page(**changes: Any) -> Impression:
+    shown = [ImpressionItem("a", "x", 0, "shop"), ImpressionItem("日本", None, 3), ImpressionItem("c", position=2)]
+    return msgspec.structs.replace(Impression("r", "u", NOW, shown, "query", ["x", "y"], "web"), **changes)
+
+
+def test_ordinary_events_are_read_by_kernel() -> None:
+    pages = [page(), page(query=None, features={"age": 30.5, "new": True}), page(items=[ImpressionItem("a")] * 200)]
+    raw = [msgspec.json.encode(one) for one in pages]
+    raw += [
+        json.dumps(msgspec.to_builtins(one) | {"extra": None, "more": -1.5}, ensure_ascii=False, indent=2).encode()
+        for one in pages[:2]
+    ]
+    assert all(isinstance(one, Request) for one in by_kernel(IMPRESSIONS, raw))
+    clicks = [Action("u", "a", NOW, kind, "r", "query", "x", 1.5) for kind in ("click", "scroll")]
+    read = by_kernel(ACTIONS, [msgspec.json.encode(click) for click in clicks])
+    assert [type(one) for one in read] == [Waiting, Ignored]
+
+
+def test_what_a_kernel_leaves_is_read_alone() -> None:
+    raw = [b'{"user_id": "u", "item_id": "\\u0061", "ts": 1, "kind": "click"}', b'{"user_id": "u"}']
+    assert by_kernel(ACTIONS, raw) == [None, None]
+    events, stamps = DECODER.decode(ACTIONS, [Record(7, 1, b"", raw[0]), Record(8, 1, b"", raw[1])])
+    assert isinstance(events[0], Waiting)
+    assert isinstance(events[1], Unusable)
+    assert stamps == [1, -1]
+    assert events[0] == DECODER.decode(ACTIONS, [Record(7, 1, b"", raw[0].replace(b"\\u0061", b"a"))])[0][0]
