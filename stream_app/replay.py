@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from learners.checkpoint import Checkpoint
+from learners.learner import Scores
 from learners.metrics import MetricOptions, SliceOptions
 from learners.models import ModelContext, build
 from learners.samples import SampleBlock, SampleError, SampleSchema
@@ -115,13 +116,18 @@ class Replay:
             self._last_ts = min(self._last_ts, config.replay.stop)
         self._held: list[SampleBlock] = []
         self._ahead: ScoreAhead | None = None
+        # Figures cost more per call than per row, so those of some batches are counted at once; at fixed batches, because
+        # slices such as "cold item" are as of the rows counted before.
+        self._count_every = max(1, SCORE_REQUESTS // config.replay.batch_requests)
+        self._uncounted: list[tuple[SampleBlock, list[Scores]]] = []
 
     def run(self, on_step: Callable[[Step], None] = lambda step: None, stop: Callable[[], bool] = lambda: False) -> bool:
         """Learn and score the range, or the rest of it.
 
         Args:
             on_step: called after each batch.
-            stop: asked after each batch; True writes a checkpoint and ends the run here.
+            stop: asked after each batch; True ends the run with a checkpoint, once the figures of the batches so far are
+                counted (at most 1,024 requests later).
 
         Returns:
             Whether the end of the range was reached.
@@ -131,15 +137,23 @@ class Replay:
             if self.delayed:
                 shown = open_readers.enter_context(contextlib.closing(prefetch(self._reader(self._shown), self._profile)))
                 self._ahead = ScoreAhead(shown, self._shown, self.config.window_ms(), self._held)
+            stopping = False
             for batch in batches:
                 self._score_what_was_shown(batch.order_due)
                 self._learn(batch)
-                self._write_windows()
+                if self.batches % self._count_every == 0:
+                    self._count()
                 on_step(self._step())
-                if stop():
+                stopping = stopping or stop()
+                if self._uncounted:
+                    continue
+                self._write_windows()
+                if stopping:
                     self.save()
                     return False
                 self._save_now_and_then()
+        self._count()
+        self._write_windows()
         self.save()
         return True
 
@@ -167,20 +181,31 @@ class Replay:
 
     def _learn(self, batch: Batch) -> None:
         """Learn a batch; under ``immediate`` score it first, in the same forward pass."""
-        facts = None if self.delayed else scored(batch.block, self._scoring)
-        for entrant in self.entrants:
-            if facts is None:
+        if self.delayed:
+            for entrant in self.entrants:
                 with self._profile.stage(f"learn {entrant.name}"):
                     entrant.learn(batch.block)
-                continue
-            with self._profile.stage(f"predict and learn {entrant.name}"):
-                scores = entrant.predict_learn(batch.block)
-            with self._profile.stage("metrics"):
-                entrant.count(scores, facts)
+        else:
+            scores = []
+            for entrant in self.entrants:
+                with self._profile.stage(f"predict and learn {entrant.name}"):
+                    scores.append(entrant.predict_learn(batch.block))
+            self._uncounted.append((batch.block, scores))
         self.batches += 1
         self.requests += len(batch.block)
         self.ts = batch.order_due
         self._learned = batch.places
+
+    def _count(self) -> None:
+        """Count the figures of the batches that were scored since the last call."""
+        if not self._uncounted:
+            return
+        with self._profile.stage("metrics"):
+            blocks, scores = zip(*self._uncounted, strict=True)
+            facts = scored(SampleBlock.concat(blocks), self._scoring)
+            for entrant, of_batches in zip(self.entrants, zip(*scores, strict=True), strict=True):
+                entrant.count(np.concatenate(of_batches), facts)
+        self._uncounted = []
 
     def _write_windows(self) -> None:
         lines = [line for entrant in self.entrants for line in entrant.closed_windows()]

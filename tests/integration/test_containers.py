@@ -121,7 +121,7 @@ def test_every_request_passes_from_simulator_to_trainer(network: Network) -> Non
             wrapped = worker.get_wrapped_container()
             wrapped.stop(timeout=60)
             assert wrapped.wait()["StatusCode"] == 0, worker.get_logs()[1].decode()
-    assert written["impressions"] == result["requests"] == REQUESTS
+    assert written["events"]["impressions"] == result["requests"] == REQUESTS
     assert 0.4 < result["models"]["dnn"]["auc"] < 0.95
 
 
