@@ -1,0 +1,158 @@
+"""The live path for a while: simulator -> Kafka -> worker -> trainer, each a process; memory and lag of worker and trainer.
+
+    python benchmarks/live.py [--minutes 30] [--rate 200] [--kafka HOST:PORT] [--model egin]
+    python benchmarks/live.py --quick
+
+``--rate``: pages a second, as they happen. A line a minute: resident memory (MB), what waits (records of the worker, event
+seconds of the trainer), rates. At the end the slope of memory over the second half, in MB an hour, and the largest lag there.
+Without ``--kafka`` a broker is started from Maven's jars.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.integration.broker import Broker, free_ports  # noqa: E402
+
+CONFIG = """
+[join]
+label_window_ms = 15000
+lateness_ms = 2000
+truth = true
+[replay]
+models = ["{model}"]
+threads = 1
+window_ms = 60000
+checkpoint_seconds = 30.0
+"""
+FRESHET = [sys.executable, "-m", "stream_app.cli"]
+
+
+class Program:
+    """A verb that runs, and what its metrics say."""
+
+    def __init__(self, words: list[str], log: Path, port: int | None = None) -> None:
+        more = [] if port is None else [f"--metrics-port={port}"]
+        self._port = port
+        self.log = log
+        command = [*FRESHET, *words, *more]
+        self.process = subprocess.Popen(command, stdout=log.open("wb"), stderr=subprocess.STDOUT, cwd=log.parent)
+
+    def memory_mb(self) -> float:
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def metrics(self) -> dict[str, float]:
+        """Return each metric's sum over its labels; nothing while it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return {}
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        return found
+
+    def check(self) -> None:
+        if (code := self.process.poll()) is not None:
+            raise SystemExit(f"{self.log.stem} ended with {code}:\n{self.log.read_text()[-2_000:]}")
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(60)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--rate", type=float, default=200.0)
+    parser.add_argument("--model", default="egin")
+    parser.add_argument("--kafka")
+    parser.add_argument("--every", type=float, default=60.0, help="seconds between lines")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    minutes, every = (1.0, 10.0) if options.quick else (options.minutes, options.every)
+    rows: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as opened:
+        folder = Path(temporary)
+        server = options.kafka or opened.enter_context(Broker(folder / "broker")).server
+        (folder / "freshet.toml").write_text(CONFIG.format(model=options.model))
+        prefix = f"--set=kafka.topic_prefix=live-{secrets.token_hex(3)}."
+        cluster = [f"--kafka={server}", prefix]
+        ports = free_ports(2)
+        config = f"--config={folder / 'freshet.toml'}"
+        simulated = [f"--rate={options.rate}", "--requests=100000000", "--label-window-ms=15000", "--click-delay-ms=3000"]
+        simulator = Program(["simulate", *cluster, "--live", "--partitions=2", *simulated], folder / "simulator.log")
+        opened.callback(simulator.end)
+        time.sleep(5)
+        worker = Program(["join", *cluster, config, f"--state={folder / 'state'}"], folder / "worker.log", ports[0])
+        opened.callback(worker.end)
+        trainer = Program(["train", *cluster, config, f"--run={folder / 'run'}"], folder / "trainer.log", ports[1])
+        opened.callback(trainer.end)
+        titles = (("minute", 7), ("worker MB", 11), ("lag rec.", 10), ("inbox", 8), ("trainer MB", 12), ("lag s", 8))
+        print("".join(f"{name:>{width}}" for name, width in (*titles, ("pages/s", 9), ("impr./s", 9), ("CPU %", 7))))
+        began = time.monotonic()
+        last: dict[str, float] = {}
+        while time.monotonic() - began < minutes * 60:
+            time.sleep(every)
+            for program in (simulator, worker, trainer):
+                program.check()
+            of_worker, of_trainer = worker.metrics(), trainer.metrics()
+            now = {
+                "minute": (time.monotonic() - began) / 60,
+                "worker_mb": worker.memory_mb(),
+                "worker_lag": of_worker.get("freshet_worker_lag_records", 0.0),
+                "inbox": of_worker.get("freshet_worker_inbox_records", 0.0),
+                "trainer_mb": trainer.memory_mb(),
+                "trainer_lag": of_trainer.get("freshet_trainer_lag_event_seconds", 0.0),
+                "rows": of_trainer.get("freshet_trainer_rows_total", 0.0),
+                "impressions": of_trainer.get("freshet_trainer_impressions_total", 0.0),
+                "cpu": worker.cpu_seconds() + trainer.cpu_seconds(),
+            }
+            passed = (now["minute"] - last.get("minute", 0.0)) * 60
+            rates = [(now[name] - last.get(name, 0.0)) / passed for name in ("rows", "impressions", "cpu")]
+            rows.append(now)
+            last = now
+            print(
+                f"{now['minute']:7.1f}{now['worker_mb']:11.0f}{now['worker_lag']:10.0f}{now['inbox']:8.0f}",
+                f"{now['trainer_mb']:11.0f}{now['trainer_lag']:8.2f}{rates[0]:9.0f}{rates[1]:9.0f}{100 * rates[2]:7.0f}",
+                flush=True,
+            )
+    late = rows[len(rows) // 2 :]
+    if len(late) > 2:
+        hours = np.array([row["minute"] / 60 for row in late])
+        for name in ("worker_mb", "trainer_mb"):
+            print(f"{name}: {np.polyfit(hours, [row[name] for row in late], 1)[0]:+.0f} MB an hour over the second half")
+        worker_lag, trainer_lag = (max(row[name] for row in late) for name in ("worker_lag", "trainer_lag"))
+        print(f"largest lag there: worker {worker_lag:.0f} records, trainer {trainer_lag:.2f} s")
+    if options.json:
+        options.json.write_text(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()
