@@ -56,10 +56,12 @@ class Program:
         self.process = subprocess.Popen(command, stdout=log.open("wb"), stderr=subprocess.STDOUT, cwd=log.parent)
 
     def memory_mb(self) -> float:
+        """Return its resident memory."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def cpu_seconds(self) -> float:
+        """Return what it has used of the processors."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -77,10 +79,12 @@ class Program:
         return found
 
     def check(self) -> None:
+        """End the benchmark where the program has ended."""
         if (code := self.process.poll()) is not None:
             raise SystemExit(f"{self.log.stem} ended with {code}:\n{self.log.read_text()[-2_000:]}")
 
     def end(self) -> None:
+        """Stop it in good order."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(60)
