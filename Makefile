@@ -25,10 +25,10 @@ endif
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format bench-quick setup lock clean help
+.PHONY: demo test lint format bench bench-quick setup lock clean help
 
 help:
-	@echo "make demo | test | lint | format | bench-quick | lock | clean"
+	@echo "make demo | test | lint | format | bench | bench-quick | lock | clean"
 
 demo: $(ready)
 	@$(bin)/freshet demo $(ARGS)
@@ -46,7 +46,14 @@ format: $(ready)
 	@$(bin)/ruff format .
 
 bench-quick: $(ready)
-	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(bin)/python "$$script" --quick || exit 1; done
+	@PYTHONPATH=. $(bin)/python benchmarks/run.py --quick --out $(or $(TMPDIR),/tmp)/freshet-bench-quick.md $(ARGS)
+
+# The peers need another torch than the project: an environment of their own.
+bench: $(uv)
+	@test -x .venv-bench/bin/python || $(bin)/python -m venv .venv-bench
+	@$(uv) pip sync --quiet --python .venv-bench/bin/python --require-hashes requirements/bench.txt
+	@$(uv) pip install --quiet --python .venv-bench/bin/python --no-deps --no-build-isolation --editable .
+	@PYTHONPATH=. .venv-bench/bin/python benchmarks/run.py $(ARGS)
 
 setup: $(ready)
 	@:

@@ -15,6 +15,7 @@ candidate before it learns it. ``plain`` is our sizes in torch as one would writ
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import statistics
 import time
@@ -263,15 +264,20 @@ def rates(step: Step, steps: Iterator[int]) -> tuple[float, float]:
     return n / (time.perf_counter() - wall), n / (time.process_time() - cpu)
 
 
+def installed(*names: str) -> bool:
+    return all(importlib.util.find_spec(name) for name in names)
+
+
 def sides(models: list[str], requests: Requests) -> dict[str, Step]:
     batches, blocks = padded(requests), blocks_of(requests)
     found: dict[str, Step] = {}
     for name in models:
         found[f"{name}, freshet"] = ours(name, blocks)
-        if name in ("din", "bst"):
+        if name in ("din", "bst") and installed("torch_rechub"):
             found[f"{name}, torch-rechub"] = rechub(name, batches, requests.n_items)
-        if name == "din":
+        if name == "din" and installed("deepctr_torch"):
             found["din, deepctr-torch"] = deepctr(name, batches, requests.n_items)
+        if name == "din":
             found["din, plain torch per impression"] = plain(name, batches, requests.n_items)
     return found
 
@@ -290,6 +296,9 @@ def main() -> None:
     steps, turns = (10, 1) if options.quick else (options.steps, options.turns)
     n = steps * REQUESTS
     requests = from_file(options.requests, n) if options.requests else drawn(n)
+    for name in ("torch_rechub", "deepctr_torch"):
+        if not installed(name):
+            print(f"{name} is not installed here: left out (make bench installs it)")
     result: dict[str, Any] = {"steps": steps, "torch": torch.__version__, "rates": {}}
     for threads in options.threads:
         torch.set_num_threads(threads)
