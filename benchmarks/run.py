@@ -44,9 +44,9 @@ def machine() -> list[str]:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
+    when, cores, load = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC", len(os.sched_getaffinity(0)), os.getloadavg()[0]
     return [
-        f"- {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC; {cpu}, {len(os.sched_getaffinity(0))} cores, {memory} GiB; load average "
-        f"{os.getloadavg()[0]:.1f} before the first script",
+        f"- {when}; {cpu}, {cores} cores, {memory} GiB; load average {load:.1f} before the first script",
         f"- Python {platform.python_version()}; {', '.join(found)}",
     ]
 
@@ -67,7 +67,7 @@ def run(name: str, quick: bool, data: Path | None) -> tuple[str, bool]:
         done = subprocess.run(
             command,
             cwd=HERE.parent,
-            env={**os.environ, "PYTHONPATH": "."},
+            env=environment,
             capture_output=True,
             text=True,
             timeout=LIMIT_S,
