@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -33,6 +34,7 @@ class DenseAdam:
         self.rate = rate
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         """Per parameter that has had a gradient: ``step``, ``exp_avg``, ``exp_avg_sq``."""
+        self._flat: dict[Tensor, _Flat] = {}
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -45,23 +47,32 @@ class DenseAdam:
             grad = parameter.grad
             if grad is None:
                 continue
-            state = self.state.get(parameter)
-            if state is None:
-                first, second = torch.zeros_like(parameter), torch.zeros_like(parameter)
-                state = self.state[parameter] = {"step": torch.zeros(()), "exp_avg": first, "exp_avg_sq": second}
-            _update(
-                _flat(parameter), _flat(grad.contiguous()), _flat(state["exp_avg"]), _flat(state["exp_avg_sq"]),
-                state["step"].numpy(), self.rate,
-            )  # fmt: skip
+            flat = self._flat.get(parameter)
+            if flat is None or flat.state is not self.state.get(parameter):  # the first step, or the first after a restore
+                flat = self._flat[parameter] = self._flattened(parameter)
+            _update(flat.weight, flat.first, flat.second, flat.steps, grad.contiguous().numpy().reshape(-1), self.rate)
+
+    def _flattened(self, parameter: nn.Parameter) -> _Flat:
+        state = self.state.get(parameter)
+        if state is None:
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            state = self.state[parameter] = {"step": torch.zeros(()), **moments}
+        weight, first, second = (t.detach().numpy().reshape(-1) for t in (parameter, state["exp_avg"], state["exp_avg_sq"]))
+        return _Flat(state, weight, first, second, state["step"].numpy())
 
 
-def _flat(tensor: Tensor) -> Floats:
-    flat: Floats = tensor.detach().numpy().reshape(-1)
-    return flat
+class _Flat(NamedTuple):
+    """A parameter and its state as views ``[n]``, made once: on small layers making them costs more than the update."""
+
+    state: dict[str, Tensor]
+    weight: Floats
+    first: Floats
+    second: Floats
+    steps: Floats
 
 
-@numba.njit(cache=True, nogil=True)
-def _update(weight: Floats, grad: Floats, first: Floats, second: Floats, steps: Floats, rate: float) -> None:
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # a check for division by zero would keep the loop out of vector code
+def _update(weight: Floats, first: Floats, second: Floats, steps: Floats, grad: Floats, rate: float) -> None:
     steps[()] += np.float32(1)
     step = np.float64(steps[()])
     size = np.float32(rate / (1 - FIRST**step))

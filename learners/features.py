@@ -39,6 +39,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     feature_dim: int = 8
     """Width of id features and positions."""
     hidden: tuple[int, ...] = (200, 80)
+    """Widths of the hidden layers of the network on top."""
     rate: float = 1e-3
     """Adam's learning rate, for layers."""
     table_rate: float = 0.1

@@ -65,9 +65,11 @@ class ReplayConfig(
     batch_requests: Positive = 100
     """Requests in one step."""
     seed: int = 0
+    """Of all random draws; each is counted on it, so that a run repeats."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Threads of the models; 0 takes the cores that the process may use. Digests are equal only for equal thread counts."""
     device: str = "cpu"
+    """cpu or cuda."""
     deterministic: bool = False
     """On CUDA: deterministic kernels only, so that a digest repeats."""
     window_ms: Positive = 3_600_000

@@ -10,18 +10,21 @@ where the joiner stands                   what it reads
 on a record of the inbox                  the inbox, up to the next gap
 in a gap before a record of the inbox     Kafka, up to that record (a gap that Kafka has too, such as that of a transaction's
                                           marker, ends there)
-where the inbox has nothing               nothing for :data:`PATIENCE` seconds: it is on its way. Then Kafka, until that has
-                                          nothing either
+where the inbox has nothing               nothing while records go on being delivered, and :data:`PATIENCE` seconds longer: it
+                                          is on its way. Then Kafka, until that has nothing or delivery goes on
 ========================================= ==============================================================================
 
-So an empty answer that lasts for more than the patience means that Kafka itself has no more: what a mark may be based on.
+What is read from Kafka is delivered all the same, and twice is what costs: so a joiner that is ahead of the deliveries waits
+for them. An empty answer means that Kafka itself has no more only where nothing is :attr:`~PartitionLog.awaited`: what a mark
+may be based on.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -36,7 +39,7 @@ __all__ = ["DELIVERED", "PATIENCE", "Inbox", "InboxTopic", "PartitionLog"]
 DELIVERED: Final = (ACTIONS, IMPRESSIONS, USERS)
 """Topics that are delivered: those with the partitions of users."""
 PATIENCE: Final = 0.5
-"""Seconds to wait for what should be delivered before it is read from Kafka; less than marks wait."""
+"""Seconds without a delivery before what should be delivered is read from Kafka; less than marks wait."""
 _TRIM_RECORDS: Final = 20_000
 
 
@@ -54,6 +57,7 @@ class Inbox:
         self._log = EmbeddedLog(folder, sparse=True)
         self._topics = {name: self._log.create(name, 1) for name in topics}
         self._positions = dict.fromkeys(topics, 0)
+        self._delivered = dict.fromkeys(topics, 0)
         for topic in self._topics.values():
             topic.append_at(0, [])  # Takes the lock, so that all that is known is this handle's.
 
@@ -62,7 +66,13 @@ class Inbox:
         topic = self._topics[name]
         runs = _runs(records, max(topic.end(0), self._positions[name]))
         topic.append_at(0, runs)
+        if records:
+            self._delivered[name] = records[-1].offset + 1
         return sum(len(messages) for _, messages in runs)
+
+    def delivered(self, name: str) -> int:
+        """Return the offset after the last record that was delivered here, whether it was new or not; 0 before the first."""
+        return self._delivered[name]
 
     def full(self, name: str) -> bool:
         """Whether the joiner has to go on before more should be appended."""
@@ -114,18 +124,30 @@ class InboxTopic:
         kafka: the topic there.
         inbox: its part of the inbox; None for a topic that is not delivered but read from Kafka by assignment.
         clock: seconds.
+        deliveries: how far the topic was delivered: while that changes, more is on its way. By default the inbox's end.
     """
 
-    def __init__(self, kafka: Topic, inbox: EmbeddedTopic | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        kafka: Topic,
+        inbox: EmbeddedTopic | None,
+        clock: Callable[[], float] = time.monotonic,
+        deliveries: Callable[[], int] | None = None,
+    ) -> None:
         self.n_direct = 0
         """Records that came from Kafka."""
         self._kafka = kafka
         self._inbox = inbox
         self._clock = clock
-        self._missed_since: dict[int, float] = {}
-        """By partition: since when there has not been what the joiner asks for, as far as is known."""
-        self._catching_up: set[int] = set()
-        """Partitions where Kafka had what the inbox did not have: it is asked without waiting."""
+        self.awaited: set[int] = set()
+        """Partitions whose last answer was empty though Kafka may have more."""
+        self._deliveries = deliveries or (lambda: 0 if inbox is None else inbox.end(0))
+        self._missed_since: dict[int, tuple[int, float]] = {}
+        """By partition: since when there has not been what the joiner asks for, and how far was delivered then."""
+        self._catching_up: dict[int, int] = {}
+        """Partitions where Kafka had what the inbox did not have: it is asked without waiting until more is delivered."""
+        self._ended: dict[int, tuple[int, int]] = {}
+        """By partition: where Kafka had no more, and how far was delivered then."""
 
     @property
     def name(self) -> str:
@@ -143,22 +165,27 @@ class InboxTopic:
         Raises:
             PositionLostError: neither the inbox nor Kafka hold ``position`` any more.
         """
+        reached = self._deliveries()
         delivered = self._delivered(position, max_records, max_bytes)
+        self.awaited.discard(partition)
         if delivered and delivered[0].offset == position:
             self._missed_since.pop(partition, None)
-            self._catching_up.discard(partition)
+            self._catching_up.pop(partition, None)
             return delivered
-        if not delivered and not self._waited_long_enough(partition):
+        if not delivered and not self._waited_long_enough(partition, reached):
+            if self._ended.get(partition) != (position, reached):
+                self.awaited.add(partition)
             return []
         direct = self._kafka.read(partition, position, max_records, max_bytes)
         if delivered:
             direct = [record for record in direct if record.offset < delivered[0].offset]
         self.n_direct += len(direct)
         if direct:
-            self._catching_up.add(partition)
+            self._catching_up[partition] = reached
             return direct
-        self._catching_up.discard(partition)
-        self._missed_since[partition] = self._clock()
+        self._catching_up.pop(partition, None)
+        self._missed_since[partition] = reached, self._clock()
+        self._ended[partition] = position, reached
         return delivered
 
     def append(self, partition: int, messages: Sequence[Message]) -> int:
@@ -183,11 +210,14 @@ class InboxTopic:
             return []
         return inbox.read(0, max(position, inbox.start(0)), max_records, max_bytes)
 
-    def _waited_long_enough(self, partition: int) -> bool:
-        if partition in self._catching_up:
+    def _waited_long_enough(self, partition: int, reached: int) -> bool:
+        if self._catching_up.get(partition) == reached:
             return True
         now = self._clock()
-        since = self._missed_since.setdefault(partition, now if self._inbox is not None else now - PATIENCE)
+        before, since = self._missed_since.get(partition, (reached, now if self._inbox is not None else now - PATIENCE))
+        if before != reached:
+            since = now
+        self._missed_since[partition] = reached, since
         return now - since >= PATIENCE
 
 
@@ -220,11 +250,11 @@ class PartitionLog:
         self._reads = reads
         self._writes = writes
         self._names = dict(reads.topics())
+        # Each joiner stands elsewhere in the items, so each has a reader of its own.
         self._raw = {
-            # Each joiner stands elsewhere in the items, so each has a reader of its own.
-            name: InboxTopic(
-                (writes if name == ITEMS else reads).topic(name), None if name == ITEMS else inbox.topic(name), clock
-            )
+            name: InboxTopic(writes.topic(name), None, clock)
+            if name == ITEMS
+            else InboxTopic(reads.topic(name), inbox.topic(name), clock, partial(inbox.delivered, name))
             for name in RAW_TOPICS
             if name in self._names
         }
@@ -233,6 +263,11 @@ class PartitionLog:
     def n_direct(self) -> int:
         """Raw records that were read from Kafka, not from the inbox; those of ``items`` do not count."""
         return sum(topic.n_direct for name, topic in self._raw.items() if name != ITEMS)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether an input's last answer was empty though Kafka may have more of it."""
+        return any(topic.awaited for topic in self._raw.values())
 
     def topics(self) -> dict[str, int]:
         """Return the names of the topics that existed when this was made or were created since, with their partitions."""
@@ -262,6 +297,9 @@ class PartitionLog:
 
 def _runs(records: Sequence[Record], end: int) -> list[tuple[int, list[Message]]]:
     """Cut the records from ``end`` on into runs without gaps; what comes again within the batch is dropped."""
+    offsets = [record[0] for record in records]
+    if offsets and offsets[0] >= end and offsets == list(range(offsets[0], offsets[0] + len(offsets))):
+        return [(offsets[0], _messages(records))]
     fresh: list[Record] = []
     for record in records:
         if record.offset >= end:
@@ -270,7 +308,9 @@ def _runs(records: Sequence[Record], end: int) -> list[tuple[int, list[Message]]
     if not fresh:
         return []
     cuts = [0, *(i for i, (one, two) in enumerate(pairwise(fresh), 1) if two.offset != one.offset + 1), len(fresh)]
-    return [
-        (fresh[begin].offset, [Message(record.ts, record.key, record.value) for record in fresh[begin:stop]])
-        for begin, stop in pairwise(cuts)
-    ]
+    return [(fresh[begin].offset, _messages(fresh[begin:stop])) for begin, stop in pairwise(cuts)]
+
+
+def _messages(records: Sequence[Record]) -> list[Message]:
+    # What Message(...) does, without the call in between: this runs for every record, in the thread that delivers.
+    return list(map(tuple.__new__, repeat(Message), [record[1:] for record in records]))

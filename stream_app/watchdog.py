@@ -2,16 +2,20 @@
 
 What is watched, each for ``stall_seconds``: the joiner's thread comes round, the joiners' positions move where Kafka has more,
 and faust delivers where Kafka has more than it delivered. faust's consumers are known to die silently (faust-streaming #175).
-While the cluster cannot be reached, time does not count: a broker that is away for a minute is waited for.
+While the cluster cannot be reached, time does not count: a broker that is away for a minute is waited for. Of the time between
+two looks at most :data:`COUNTED_SECONDS` count.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-__all__ = ["Look", "Watchdog", "WorkerStalledError"]
+__all__ = ["COUNTED_SECONDS", "Look", "Watchdog", "WorkerStalledError"]
+
+COUNTED_SECONDS: Final = 5.0
+"""A look that takes longer was kept waiting by the cluster."""
 
 
 class WorkerStalledError(ValueError):
@@ -45,6 +49,7 @@ class Watchdog:
         self._clock = clock
         self._seen: dict[str, tuple[object, float]] = {}
         self._looked = clock()
+        self._counted = 0.0
 
     def check(self, look: Look) -> None:
         """Take a look that was just taken.
@@ -52,10 +57,11 @@ class Watchdog:
         Raises:
             WorkerStalledError: something has not moved for too long.
         """
-        now = self._clock()
-        away, self._looked = now - self._looked > self._seconds / 2, now
-        if away:  # Nothing could be seen meanwhile, because the cluster was away or the machine slept.
+        unseen, self._looked = self._clock() - self._looked, self._clock()
+        if unseen > self._seconds / 2:  # The cluster was away or the machine slept.
             self._seen.clear()
+        self._counted += min(unseen, COUNTED_SECONDS)
+        now = self._counted
         lag = {tp: end - look.positions.get(tp, 0) for tp, end in look.ends.items() if end > look.positions.get(tp, 0)}
         behind = {tp: look.ends[tp] - at for tp, at in look.received.items() if look.ends.get(tp, 0) > at}
         watched = {

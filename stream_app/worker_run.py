@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import threading
 import time
@@ -85,7 +86,9 @@ class _Worker:
             self._metrics.serve(self._options.metrics_port)
         app = make_app(self._options, self._kafka, self._delivery)
         self._joiners.start()
-        threading.Thread(target=self._watch, args=(stop, on_status), name="watchdog", daemon=True).start()
+        _collect_rarely()
+        threading.Thread(target=self._await, args=(stop,), name="stop", daemon=True).start()
+        threading.Thread(target=self._watch, args=(on_status,), name="watchdog", daemon=True).start()
         crash = run_delivery(app, self._ended)
         # faust has left the group or its session is about to end; the step that is under way still finishes.
         with contextlib.suppress(Exception):  # What went wrong is in the errors already.
@@ -127,19 +130,22 @@ class _Worker:
         self._errors.append(error)
         self._ended.set()
 
-    def _watch(self, stop: Callable[[], bool], on_status: Callable[[Status], None]) -> None:
-        watchdog = Watchdog(self._options.stall_seconds)
-        looked = time.monotonic()
+    def _await(self, stop: Callable[[], bool]) -> None:
+        """End when asked to; apart from the looks, which a cluster that is away keeps waiting."""
         try:
-            while not self._ended.is_set():
+            while not self._ended.wait(0.1):
                 if stop():
                     self._ended.set()
-                elif time.monotonic() - looked >= LOOK_SECONDS:
-                    look = self._look()
-                    on_status(self._status(look))
-                    watchdog.check(look)
-                    looked = time.monotonic()
-                self._ended.wait(0.1)
+        except BaseException as error:
+            self._fail(error)
+
+    def _watch(self, on_status: Callable[[Status], None]) -> None:
+        watchdog = Watchdog(self._options.stall_seconds)
+        try:
+            while not self._ended.wait(LOOK_SECONDS):
+                look = self._look()
+                on_status(self._status(look))
+                watchdog.check(look)
         except BaseException as error:
             self._fail(error)
 
@@ -161,3 +167,10 @@ class _Worker:
         self._metrics.look(joiners.report, lags, highs, joiners.held(), joiners.n_direct)
         late = time.time() - min(highs.values()) / 1_000 if highs else None
         return Status(joiners.report, sorted({p for p, _, _ in joiners.positions()}), sum(lags.values()), late)
+
+
+def _collect_rarely() -> None:
+    """Let the collector look for cycles less often: what a joiner keeps is thousands of live objects, and has none."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

@@ -1,4 +1,4 @@
-"""Edges as positions, and the two-pass kernel that makes them: count, then fill.
+"""Edges as positions, and the kernel that makes them: find all, then draw where there are too many.
 
 An edge's ends are positions in the flat values of the sequences it came from, so a gathered embedding matrix is indexed
 without another look-up. Every edge kind is the same search: for each entry ``a`` of one sequence, the other ends ``b`` lie in a
@@ -167,13 +167,12 @@ def find_pairs(a: Side, b: Side, low: Positions, high: Positions, cap: int | Non
         raise GraphError(f"the two sequences have {len(a.offsets) - 1} and {len(b.offsets) - 1} requests")
     if cap is not None and (cap < 2 or key is None):
         raise GraphError(f"cap must be at least 2 edges (one pair, both ways) and needs a key; got cap {cap}, key {key}")
-    counts = np.empty(len(a.offsets) - 1, np.int64)
-    _count(*a, *b, low, high, counts)
-    limit = np.iinfo(np.int64).max if cap is None else cap // 2
-    total = int(np.minimum(counts, limit).sum())
-    pairs = Pairs(np.empty(total, np.int64), np.empty(total, np.int64))
-    _fill(*a, *b, low, high, counts, limit, np.uint64(0) if key is None else key, *pairs)
-    return pairs
+    most = int(np.maximum(high - low, 0).sum())
+    pairs, counts = np.empty((2, most), np.int64), np.empty(len(a.offsets) - 1, np.int64)
+    n = _find(*a, *b, low, high, counts, pairs)
+    if cap is not None and key is not None:
+        n = _thin(counts, cap // 2, key, pairs)
+    return Pairs(*pairs[:, :n])
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -193,7 +192,7 @@ def alike(a: Positions, x: int, b: Positions, y: int) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)
-def _count(
+def _find(
     a_ids: Positions,
     a_offsets: Positions,
     a_categories: Positions,
@@ -205,9 +204,12 @@ def _count(
     low: Positions,
     high: Positions,
     counts: Positions,
-) -> None:
+    pairs: Positions,
+) -> int:
+    """Write the pairs to ``pairs [2, most]`` and how many each request has to ``counts [R]``; return how many there are."""
+    n = 0
     for row in range(len(a_offsets) - 1):
-        count = 0
+        before = n
         first_fresh_a = a_offsets[row + 1] - a_fresh[row]
         first_fresh_b = b_offsets[row + 1] - b_fresh[row]
         for x in range(a_offsets[row], a_offsets[row + 1]):
@@ -216,47 +218,25 @@ def _count(
             start = low[x] if x >= first_fresh_a else max(low[x], first_fresh_b)
             for y in range(start, high[x]):
                 if b_ids[y] != 0 and b_ids[y] != a_ids[x] and alike(a_categories, x, b_categories, y):
-                    count += 1
-        counts[row] = count
+                    pairs[0, n], pairs[1, n] = x, y
+                    n += 1
+        counts[row] = n - before
+    return n
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(
-    a_ids: Positions,
-    a_offsets: Positions,
-    a_categories: Positions,
-    a_fresh: Positions,
-    b_ids: Positions,
-    b_offsets: Positions,
-    b_categories: Positions,
-    b_fresh: Positions,
-    low: Positions,
-    high: Positions,
-    counts: Positions,
-    limit: int,
-    key: np.uint64,
-    out_a: Positions,
-    out_b: Positions,
-) -> None:
-    out = 0
-    for row in range(len(a_offsets) - 1):
-        left = counts[row]
-        need = min(left, limit)
+def _thin(counts: Positions, limit: int, key: np.uint64, pairs: Positions) -> int:
+    """Keep at most ``limit`` pairs of each request, moved to the front in their order; return how many are left."""
+    at = kept = 0
+    for row in range(len(counts)):
+        left, need = counts[row], min(counts[row], limit)
         row_key = fold64(key, np.uint64(row))
-        first_fresh_a = a_offsets[row + 1] - a_fresh[row]
-        first_fresh_b = b_offsets[row + 1] - b_fresh[row]
-        for x in range(a_offsets[row], a_offsets[row + 1]):
-            if need == 0:
-                break
-            if a_ids[x] == 0:
-                continue
-            start = low[x] if x >= first_fresh_a else max(low[x], first_fresh_b)
-            for y in range(start, high[x]):
-                if b_ids[y] != 0 and b_ids[y] != a_ids[x] and alike(a_categories, x, b_categories, y):
-                    # Take this one with probability need / left: every subset of the right size is equally likely.
-                    if need == left or uniform_below(row_key, left, left) < need:
-                        out_a[out] = x
-                        out_b[out] = y
-                        out += 1
-                        need -= 1
-                    left -= 1
+        for pair in range(at, at + counts[row]):
+            # Take this one with probability need / left: every subset of the right size is equally likely.
+            if need and (need == left or uniform_below(row_key, left, left) < need):
+                pairs[0, kept], pairs[1, kept] = pairs[0, pair], pairs[1, pair]
+                kept += 1
+                need -= 1
+            left -= 1
+        at += counts[row]
+    return kept

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import msgspec
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +24,7 @@ from learners.samples import QUERY, QUERY_CATEGORIES, Ragged
 from negative_queues.draws import draw_key
 
 Bools = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.float32]
 
 
 class GraphConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -37,7 +39,9 @@ class GraphConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     own: bool = True
     """Whether the clicks and the query being learned are nodes already now, rather than in the user's next request."""
     q2q_rule: QueryRule = "algorithm2"
+    """algorithm2: queries near in time that share a category; session: all pairs of a session, as in the text."""
     q2i_rule: ItemRule = "algorithm2"
+    """algorithm2: items clicked after the query; around: before or after, as in the text."""
     share_seed: float = 0.2
     """i2i: share of requests whose clicks are cut to the category of the current query (section 4.6.2)."""
     cap: int | None = None
@@ -106,20 +110,56 @@ def subgraph(
 
 
 def _item_nodes(batch: Batch, sequence: str, own: bool, keep: Bools | None) -> tuple[TimedNodes, Positions]:
-    history = batch.ragged(f"{sequence}.item")
-    candidates = batch.ragged(CANDIDATES)
-    clicked = batch.ragged("candidate.label").values > 0 if own else np.zeros(len(candidates.values), bool)
-    clicks = where(clicked, candidates.offsets)
-    longer = lengthened(history.offsets, clicks.offsets)
-    # the click came after the request; when exactly is not in the sample, so it counts as 1 ms later
-    click_ts = np.repeat(batch.block.column("ts") + 1, clicks.lengths)
-    ts = longer.of(batch.ids(f"{sequence}.ts"), click_ts)
-    category = longer.of(batch.ids(f"{sequence}.category"), batch.ids("candidate.category")[clicks.values])
-    ids = Ragged(longer.of(history.values, candidates.values[clicks.values]), longer.offsets)
-    fresh = batch.block.column(f"{sequence}.fresh") + clicks.lengths
-    kept = None if keep is None else longer.of(keep, np.ones(len(clicks.values), bool))
-    source = longer.of(np.arange(len(history.values)), len(history.values) + clicks.values)
-    return TimedNodes(ids, ts, category, fresh, kept), source
+    history, candidates = batch.ragged(f"{sequence}.item"), batch.ragged(CANDIDATES)
+    labels = batch.values("candidate.label")
+    most = len(history.values) + (np.count_nonzero(labels > 0) if own else 0)
+    nodes = np.empty((4, most), np.int64)
+    offsets = np.empty(len(history.offsets), np.int64)
+    _clicked_behind(
+        history.offsets, history.values, batch.ids(f"{sequence}.ts"), batch.ids(f"{sequence}.category"),
+        candidates.offsets, candidates.values, labels, batch.ids("candidate.category"),
+        batch.ids("ts"), own, offsets, nodes,
+    )  # fmt: skip
+    ids, ts, category, source = nodes
+    fresh = batch.block.column(f"{sequence}.fresh") + (np.diff(offsets) - np.diff(history.offsets))
+    kept = None if keep is None else np.concatenate([keep, np.ones(len(labels), bool)])[source]
+    return TimedNodes(Ragged(ids, offsets), ts, category, fresh, kept), source
+
+
+@numba.njit(cache=True, nogil=True)
+def _clicked_behind(
+    history: Positions,
+    history_ids: Positions,
+    history_ts: Positions,
+    history_category: Positions,
+    candidates: Positions,
+    candidate_ids: Positions,
+    labels: Labels,
+    candidate_category: Positions,
+    request_ts: Positions,
+    own: bool,
+    offsets: Positions,
+    nodes: Positions,
+) -> None:
+    """Put the clicked candidates of each request behind its history, where they are ``own``.
+
+    Write ids, times, categories and places in (history, candidates) to ``nodes [4, N]``, and ``offsets [R + 1]``. A click came
+    after the request; when exactly is not in the sample, so it counts as 1 ms later.
+    """
+    at = 0
+    for row in range(len(history) - 1):
+        offsets[row] = at
+        for h in range(history[row], history[row + 1]):
+            nodes[0, at], nodes[1, at] = history_ids[h], history_ts[h]
+            nodes[2, at], nodes[3, at] = history_category[h], h
+            at += 1
+        if own:
+            for c in range(candidates[row], candidates[row + 1]):
+                if labels[c] > 0:
+                    nodes[0, at], nodes[1, at] = candidate_ids[c], request_ts[row] + 1
+                    nodes[2, at], nodes[3, at] = candidate_category[c], len(history_ids) + c
+                    at += 1
+    offsets[len(offsets) - 1] = at
 
 
 def _query_nodes(batch: Batch, own: bool) -> tuple[TimedNodes, Positions]:

@@ -20,7 +20,21 @@ from learners.samples import SampleSchema
 
 ENTRY_POINTS = "freshet.models"
 BUILT_IN: Mapping[str, str] = {
-    name: f"learners.models.{name}" for name in ("covisitation", "din", "dnn", "egin", "last_clicked", "popularity", "trend")
+    name: f"learners.models.{name}"
+    for name in (
+        "bst",
+        "covisitation",
+        "cross_bst",
+        "dien",
+        "din",
+        "dnn",
+        "egin",
+        "last_clicked",
+        "popularity",
+        "semi",
+        "trend",
+        "youtube_dnn",
+    )
 }
 
 __all__ = ["BUILT_IN", "ENTRY_POINTS", "ModelContext", "ModelError", "build", "config_of", "names"]

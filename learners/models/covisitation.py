@@ -32,9 +32,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Options of ``covisitation``."""
 
     sequence: str = "click"
+    """Item sequence that is the history."""
     length: int = 10
     """Newest entries of the history that count."""
     by_degree: bool = True
+    """Whether counts are divided by the square roots of both items' own; without, what is popular is favoured."""
     rate: float = 0.05
     """Adagrad's rate for the slope that makes a score a probability."""
     max_rows: int = 10_000_000

@@ -54,6 +54,7 @@ class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     slot_positions: bool = True
     """Whether SimExtract embeds the positions of what it picked."""
     edges: GraphConfig = GraphConfig()
+    """Which edges the graph loss learns."""
     alpha: float = 0.05
     """Weight of the i2i loss. The paper does not say its weights; of 0.05, 0.15, 0.3 and 1, the smallest did best or as well on
     each log tried: a row's accumulator is shared, and large edge gradients leave the click loss small steps."""
@@ -62,7 +63,9 @@ class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     gamma: float = 0.05
     """Weight of the q2i loss."""
     top_k: int = 10
+    """Entries of the history that SimExtract picks, the most similar to the target."""
     n_bins: int = 20
+    """Bins of similarity, of equal width over [-1, 1]; one more is for the target itself."""
     slot_dim: int = 10
     """Width of a slot's bin and position embedding; the paper's 10."""
     slot_length: int = 50
@@ -70,6 +73,7 @@ class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     graph_table: Literal["own", "shared"] = "own"
     """own: graph vectors beside the click model's; shared: one vector per id for both losses."""
     graph_rate: float = 0.2
+    """As ``table_rate``, for graph vectors."""
     graph_keep: float = 1.0
     """As ``table_keep``, for graph vectors."""
     graph_scale: float = 0.1
@@ -80,10 +84,13 @@ class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     node_bias: bool = True
     """A scalar per node that the edge loss learns: what is popular needs no large vector for being a likely neighbour."""
     n_negatives: int = 100
+    """Ids drawn from a queue per batch, as negatives of all its edges."""
     queue: int = 1_000_000
     """Ids that each queue holds. Where items live for hours (news), a queue of the last hours' clicks gives better contrast."""
     log_q: LogQ = "none"
+    """Whether logits of negatives are corrected for how often an id is drawn (logQ), and of the positive too (standard)."""
     temperature: float = 1.0
+    """Logits of the edge losses are divided by it."""
     subsample: float = 0.0
     """Threshold of the subsampling of frequent items (section 4.6.1), as a share of the queue; 0 is off."""
 

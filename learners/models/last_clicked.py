@@ -24,6 +24,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Options of ``last_clicked``."""
 
     sequence: str = "click"
+    """Item sequence that is the history."""
     n_positions: int = 64
     """Positions told apart; later ones, and missing ones, are one."""
     prior: float = 20.0

@@ -23,6 +23,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     prior: float = 20.0
     """n0: impressions that the stream's own rate counts for."""
     max_rows: int = 10_000_000
+    """Items held."""
 
 
 class Popularity(Learner):

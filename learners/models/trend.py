@@ -21,7 +21,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     prior: float = 20.0
     """Impressions that the stream's own rate counts for."""
     half_life_ms: float = 3_600_000.0
+    """An impression counts half after this much event time."""
     max_rows: int = 10_000_000
+    """Items held."""
 
 
 class Trend(Learner):

@@ -9,7 +9,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from learners.tables.index import Keys, RowIndex, Rows, State, grown
+from learners.tables.index import Keys, RowIndex, Rows, State
+from learners.tables.storage import lengthened
 
 Values = npt.NDArray[np.float64]
 
@@ -33,9 +34,10 @@ class CountTable:
 
     def read_last(self, keys: Keys) -> tuple[Values, Keys]:
         """Return :meth:`read` and :meth:`last_ts` with one look-up."""
-        values, last = np.zeros((len(keys), self._values.shape[1])), np.zeros(len(keys), np.int64)
-        _read(self.index.find(keys), self._values, self.index.last_ts, values, last)
-        return values, last
+        rows = self.index.find(keys)
+        values = np.zeros((len(keys), self._values.shape[1]))
+        _read(rows, self._values, values)
+        return values, np.where(rows > 0, self.index.times.last_of(rows.clip(min=0)), 0)
 
     def last_ts(self, keys: Keys) -> Keys:
         """Return the event time (ms) at which every key was last added to, int64 ``[N]``; 0 for unknown keys."""
@@ -52,7 +54,7 @@ class CountTable:
         """
         rows, new = self.index.find_or_admit(keys)
         if self.index.capacity > len(self._values):
-            self._values = grown(self._values, self.index.capacity)
+            self._values = lengthened(self._values, self.index.n, self.index.capacity)
         self._values[new] = 0.0
         unique, inverse = self.index.dedupe(rows)
         factors = np.zeros(0) if keep is None else keep
@@ -74,15 +76,14 @@ class CountTable:
         return {
             "rows": len(self.index),
             "evicted": self.index.evicted_total,
-            "bytes": self.index.nbytes + self._values.nbytes,
+            "bytes": self.index.nbytes + self.index.n * self._values.shape[1] * 8,
         }
 
 
 @numba.njit(cache=True, nogil=True)
-def _read(rows: Rows, table: Values, table_ts: Keys, values: Values, last: Keys) -> None:
+def _read(rows: Rows, table: Values, values: Values) -> None:
     for i in range(len(rows)):
         if rows[i] > 0:
-            last[i] = table_ts[rows[i]]
             for w in range(table.shape[1]):
                 values[i, w] = table[rows[i], w]
 

@@ -5,13 +5,17 @@ Row 0 is the missing id (key 0). Rows are dense: new keys take freed rows first,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from learners.tables import probing
+from learners.tables.admission import Admission, AdmitAll
+from learners.tables.event_times import EventTimes
+from learners.tables.eviction import lowest
+from learners.tables.storage import capacity_for, lengthened, power_of_two
 
 Keys = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
@@ -25,29 +29,36 @@ class RowIndex:
 
     Args:
         name: for messages.
-        max_rows: bound, row 0 included. When full, the eighth of the rows that was not seen for longest (in event time) gives
-            way, never those of the batch at hand.
+        max_rows: bound, row 0 included. When full, an eighth of the rows gives way, never those of the batch at hand: those not
+            seen for longest (in event time), or with ``rarest`` those counted least, then not seen for longest.
+        rarest: see there.
+        admission: who gets a row; every key without one.
     """
 
-    def __init__(self, name: str, max_rows: int) -> None:
+    def __init__(self, name: str, max_rows: int, *, rarest: bool = False, admission: Admission | None = None) -> None:
         if max_rows < 2:
             raise ValueError(f"table {name!r}: max_rows = {max_rows} must be at least 2")
         self.name = name
         self.max_rows = max_rows
+        self.rarest = rarest
+        self.admission = admission or AdmitAll()
         self.evicted_total = 0
         self.last_evicted: Keys = np.zeros(0, np.int64)
         """Keys that the latest eviction removed; whoever keeps a copy of a row drops it."""
-        self._allocate(min(FIRST_ROWS, max_rows))
+        self.on_evict: list[Callable[[Keys], None]] = []
+        """Called with the keys of every eviction."""
+        self._allocate(1)
 
-    def _allocate(self, capacity: int) -> None:
+    def _allocate(self, rows: int) -> None:
+        capacity = capacity_for(max(rows, FIRST_ROWS), self.max_rows)
         self.n = 1
         self.free: Rows = np.zeros(0, np.int32)
         self.keys: Keys = np.zeros(capacity, np.int64)
-        self.count: Keys = np.zeros(capacity, np.int64)
-        self.first_ts: Keys = np.zeros(capacity, np.int64)
-        self.last_ts: Keys = np.zeros(capacity, np.int64)
-        self._place: Rows = np.full(capacity, probing.EMPTY)
-        self._slots: Rows = np.full(power_of_two(2 * capacity), probing.EMPTY)
+        self.count: npt.NDArray[np.uint32] = np.zeros(capacity, np.uint32)
+        self.times = EventTimes(capacity)
+        self.changed: npt.NDArray[np.bool_] = np.zeros(capacity, np.bool_)
+        """Rows that are no longer as they were at the last mark; see :mod:`learners.tables.changes`."""
+        self._slots: Rows = np.full(_slots_for(max(rows, min(FIRST_ROWS, self.max_rows))), probing.EMPTY)
 
     def __len__(self) -> int:
         """Return how many keys have a row."""
@@ -55,8 +66,18 @@ class RowIndex:
 
     @property
     def capacity(self) -> int:
-        """Rows that are allocated; owners keep their arrays at this length."""
+        """Rows that are allocated or reserved; owners keep their arrays at this length."""
         return len(self.keys)
+
+    @property
+    def last_ts(self) -> Keys:
+        """When each row was last seen, ms, ``[n]``; a copy, all rows long."""
+        return self.times.last_of(slice(0, self.n))
+
+    @property
+    def load(self) -> float:
+        """Share of the slots that is taken."""
+        return len(self) / len(self._slots)
 
     def find(self, keys: Keys) -> Rows:
         """Return the row of every key, int32 ``[N]``: 0 for the missing id, -1 where there is none."""
@@ -65,7 +86,8 @@ class RowIndex:
         return rows
 
     def find_or_admit(self, keys: Keys) -> tuple[Rows, Rows]:
-        """Return the row of every key ``[N]``, and the rows that are new, to be initialised (:attr:`capacity` may have grown).
+        """Return the row of every key ``[N]``, -1 where it was not admitted, and the rows that are new, to be initialised
+        (:attr:`capacity` may have grown).
 
         Raises:
             ValueError: ``max_rows`` is too small for one batch.
@@ -73,7 +95,10 @@ class RowIndex:
         rows = self.find(keys)
         if not len(rows) or rows.min() >= 0:
             return rows, np.zeros(0, np.int32)
-        new = self._admit(np.unique(keys[rows < 0]), protected=rows[rows > 0])
+        admitted = self.admission.admit(keys[rows < 0])
+        if not len(admitted):
+            return rows, np.zeros(0, np.int32)
+        new = self._admit(admitted, protected=rows[rows > 0])
         return self.find(keys), new
 
     def dedupe(self, rows: Rows) -> tuple[Rows, Keys]:
@@ -82,60 +107,79 @@ class RowIndex:
         Rows of -1 stand for a key each and are not merged.
         """
         unique, inverse = np.empty(len(rows), np.int32), np.empty(len(rows), np.int64)
-        n = probing.dedupe(rows, self._place, unique, inverse)
+        scratch = np.full(power_of_two(2 * len(rows) + 1), probing.EMPTY)
+        n = probing.dedupe(rows, scratch, unique, inverse)
         return unique[:n], inverse
 
     def touch(self, rows: Rows, ts: int) -> None:
         """Count one use of every one of the distinct ``rows`` at event time ``ts`` (ms)."""
-        probing.touch(rows, ts, self.count, self.first_ts, self.last_ts)
+        code, times = self.times.code(ts), self.times
+        probing.touch(rows, code, self.count, times.first, times.last, self.changed)
 
     def _admit(self, keys: Keys, protected: Rows) -> Rows:
         room = self.max_rows - self.n + len(self.free)
         if len(keys) > room:
-            self._evict(len(keys) - room, protected)
+            self._make_room(len(keys) - room, protected)
         n_new = max(0, len(keys) - len(self.free))
-        if self.n + n_new > self.capacity:
-            self._grow(self.n + n_new)
+        self._grow(self.n + n_new)
         rows = np.concatenate([self.free[: len(keys)], np.arange(self.n, self.n + n_new, dtype=np.int32)])
         self.free = self.free[len(keys) :]
         self.n += n_new
         probing.insert(self._slots, self.keys, keys, rows)
         self.count[rows] = 0
+        self.changed[rows] = True
         return rows
 
     def _grow(self, needed: int) -> None:
-        capacity = min(max(2 * self.capacity, power_of_two(needed)), self.max_rows)
-        for name in ("keys", "count", "first_ts", "last_ts"):
-            setattr(self, name, grown(getattr(self, name), capacity))
-        self._place = np.full(capacity, probing.EMPTY)
-        self._slots = np.full(power_of_two(2 * capacity), probing.EMPTY)
-        probing.rebuild(self._slots, self.keys, self.n)
+        if needed > self.capacity:
+            capacity, used = capacity_for(needed, self.max_rows), self.n
+            self.keys, self.count = lengthened(self.keys, used, capacity), lengthened(self.count, used, capacity)
+            self.changed = lengthened(self.changed, used, capacity)
+            self.times.lengthen(used, capacity)
+        if len(self._slots) < (n_slots := _slots_for(needed)):
+            self._slots = np.zeros(0, np.int32)  # given back first, since the new ones are made from the keys alone
+            self._slots = np.full(n_slots, probing.EMPTY)
+            probing.rebuild(self._slots, self.keys, self.n)
 
-    def _evict(self, least: int, protected: Rows) -> None:
-        held = np.setdiff1d(np.flatnonzero(self.keys[: self.n]), protected)
-        if len(held) < least:
+    def _make_room(self, least: int, protected: Rows) -> None:
+        held = self.keys[: self.n] != 0
+        held[protected] = False
+        if (n_held := int(held.sum())) < least:
             raise ValueError(
                 f"table {self.name!r}: max_rows = {self.max_rows} is smaller than one batch needs; "
                 "raise max_rows or learn smaller batches"
             )
-        oldest = held[np.argsort(self.last_ts[held], kind="stable")]
-        gone = np.sort(oldest[: max(least, self.max_rows // EVICTED_SHARE)]).astype(np.int32)
+        criteria = [self.count[: self.n]] if self.rarest else []
+        criteria.append(self.times.last[: self.n])
+        self._evict(lowest(criteria, held, min(n_held, max(least, self.max_rows // EVICTED_SHARE))))
+
+    def expire(self, before_ts: int) -> None:
+        """Remove all keys that were last seen before ``before_ts`` (ms)."""
+        gone = np.flatnonzero((self.keys[: self.n] != 0) & (self.last_ts < before_ts)).astype(np.int32)
+        if len(gone):
+            self._evict(gone)
+
+    def _evict(self, gone: Rows) -> None:
         self.last_evicted = self.keys[gone]
         self.evicted_total += len(gone)
         self.keys[gone] = 0
+        self.changed[gone] = True
         self.free = np.concatenate([self.free, gone])
         probing.rebuild(self._slots, self.keys, self.n)
+        for report in self.on_evict:
+            report(self.last_evicted)
 
-    def state(self) -> State:
-        """Return keys, counts and ages, row for row."""
-        n = self.n
+    def state(self, rows: Rows | None = None) -> State:
+        """Return keys, counts and ages, row for row, of all rows or of some, and what is no row's."""
+        part = slice(0, self.n) if rows is None else rows
         return {
-            "key": self.keys[:n],
-            "count": self.count[:n],
-            "first_ts": self.first_ts[:n],
-            "last_ts": self.last_ts[:n],
+            "key": self.keys[part],
+            "count": self.count[part].astype(np.int64),
+            "first_ts": self.times.first_of(part),
+            "last_ts": self.times.last_of(part),
             "free": self.free,
             "evicted_total": np.array(self.evicted_total, np.int64),
+            **self.admission.state(),
         }
 
     def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -145,33 +189,45 @@ class RowIndex:
             ValueError: it holds more than ``max_rows``.
         """
         n = len(state["key"])
+        self._check_rows(n)
+        self._allocate(n)
+        self.put(slice(0, n), n, state)
+
+    def put(self, rows: slice | Rows, n: int, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take the ``rows`` of a state of ``n`` rows, and all of it that is no row's.
+
+        Raises:
+            ValueError: ``n`` is more than ``max_rows``.
+        """
+        self._check_rows(n)
+        self._grow(n)
+        self.n = n
+        self.keys[rows], self.count[rows] = state["key"], state["count"]
+        self.times.put(rows, state["first_ts"], state["last_ts"])
+        self.free = np.array(state["free"], np.int32)
+        self.evicted_total = int(state["evicted_total"])
+        self.admission.load_state(state)
+        probing.rebuild(self._slots, self.keys, n)
+
+    def _check_rows(self, n: int) -> None:
         if n > self.max_rows:
             raise ValueError(
                 f"table {self.name!r}: the checkpoint has {n} rows, the config max_rows = {self.max_rows}; "
                 "resume with the config that the run was started with"
             )
-        self._allocate(min(max(power_of_two(n), FIRST_ROWS), self.max_rows))
-        self.n = n
-        self.keys[:n], self.count[:n] = state["key"], state["count"]
-        self.first_ts[:n], self.last_ts[:n] = state["first_ts"], state["last_ts"]
-        self.free = np.array(state["free"], np.int32)
-        self.evicted_total = int(state["evicted_total"])
-        probing.rebuild(self._slots, self.keys, n)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of a row in use, without its share of the slots."""
+        columns = self.keys, self.count, self.times.first, self.times.last, self.changed
+        return sum(column.itemsize for column in columns)
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated."""
-        arrays = (self.keys, self.count, self.first_ts, self.last_ts, self._place, self._slots)
-        return sum(array.nbytes for array in arrays)
+        """Bytes in use: reserved rows that were never written to take no memory."""
+        return self.n * self.bytes_per_row + self._slots.nbytes
 
 
-def grown(array: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
-    """Return ``array`` with its first axis lengthened to ``capacity``, zeros at the end."""
-    longer = np.zeros((capacity, *array.shape[1:]), array.dtype)
-    longer[: len(array)] = array
-    return longer
-
-
-def power_of_two(n: int) -> int:
-    """Return the smallest power of two that is at least ``n`` and 16."""
-    return 1 << max(4, (n - 1).bit_length())
+def _slots_for(rows: int) -> int:
+    """Return the number of slots of which ``rows`` fill at most five eighths."""
+    return power_of_two(-(-8 * rows // 5))

@@ -1,11 +1,11 @@
 """Key -> row: open addressing with linear probing over NumPy arrays, compiled.
 
-A key is a 64-bit id; 0 is the missing id and never enters. ``slots`` holds rows, -1 where empty, and its length is a power of
-two at most half full. The row of a slot's key is ``keys[row]``, so that the index needs four bytes a slot and growing copies
-no keys.
+A key is a 64-bit id; 0 is the missing id and never enters. ``slots`` holds rows, -1 where empty, and its X
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numba
 import numpy as np
@@ -15,6 +15,9 @@ from negative_queues.draws import fold64, mix64, uniform_unit
 
 Keys = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
+Counts = npt.NDArray[np.uint32]
+Codes = npt.NDArray[Any]
+Flags = npt.NDArray[np.bool_]
 EMPTY = np.int32(-1)
 
 
@@ -63,43 +66,46 @@ def rebuild(slots: Rows, row_keys: Keys, n_rows: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def dedupe(rows: Rows, place: Rows, unique: Rows, inverse: Keys) -> int:
+def dedupe(rows: Rows, scratch: Rows, unique: Rows, inverse: Keys) -> int:
     """Write the distinct values of ``rows`` in order of first appearance to ``unique``, and each one's place to ``inverse``.
 
-    ``place`` is scratch of one int32 per table row, all -1 before and after. Rows of -1 (unknown keys) are one entry each,
-    since each stands for a key of its own.
+    ``scratch`` is a hash table of places in ``unique``: all -1, a power of two, longer than ``rows``. It is of the batch's
+    size and not of the table's, so it stays in cache. Rows of -1 (unknown keys) are one entry each, since each stands for a key
+    of its own.
 
     Returns:
         the number of entries in ``unique``.
     """
     n = 0
+    mask = np.uint64(len(scratch) - 1)
     for i in range(len(rows)):
         row = rows[i]
-        if row < 0:
+        place = -1
+        if row >= 0:
+            at = mix64(np.uint64(row)) & mask
+            while scratch[at] >= 0 and unique[scratch[at]] != row:
+                at = (at + np.uint64(1)) & mask
+            place = scratch[at]
+            if place < 0:
+                scratch[at] = n
+        if place < 0:
+            place = n
             unique[n] = row
-            inverse[i] = n
             n += 1
-        else:
-            if place[row] < 0:
-                place[row] = n
-                unique[n] = row
-                n += 1
-            inverse[i] = place[row]
-    for i in range(n):
-        if unique[i] >= 0:
-            place[unique[i]] = EMPTY
+        inverse[i] = place
     return n
 
 
 @numba.njit(cache=True, nogil=True)
-def touch(rows: Rows, ts: int, count: Keys, first_ts: Keys, last_ts: Keys) -> None:
-    """Count one use of each of the distinct ``rows`` at event time ``ts``; -1 is passed over."""
+def touch(rows: Rows, code: int, count: Counts, first: Codes, last: Codes, changed: Flags) -> None:
+    """Count one use of each of the distinct ``rows`` at the event time that ``code`` stands for; -1 is passed over."""
     for row in rows:
         if row >= 0:
             if count[row] == 0:
-                first_ts[row] = ts
-            count[row] += 1
-            last_ts[row] = ts
+                first[row] = code
+            count[row] += np.uint32(1)
+            last[row] = code
+            changed[row] = True
 
 
 @numba.njit(cache=True, nogil=True)

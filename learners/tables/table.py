@@ -10,31 +10,17 @@ import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from learners.tables import probing
+from learners.tables import optimisers, probing
+from learners.tables.admission import admission_of
+from learners.tables.changes import Mark
+from learners.tables.config import TableConfig, check
 from learners.tables.index import Keys, RowIndex, Rows, State
-from learners.tables.update import rowwise_adagrad, rowwise_adagrad_torch
-
-
-class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Options of one table."""
-
-    dim: int = 16
-    rate: float = 0.1
-    """Learning rate of row-wise Adagrad."""
-    keep: float = 1.0
-    """Share of a row's accumulator that stays at each update; 1 is Adagrad, a little less follows a changing stream."""
-    eps: float = 1e-8
-    initial_accumulated: float = 0.0
-    """What a new row's accumulator starts from; above 0 damps its first steps."""
-    initial_scale: float = 0.01
-    """A new vector is uniform in [-scale, scale)."""
-    max_rows: int = 10_000_000
-    """Bound on memory; see :class:`learners.tables.index.RowIndex`."""
+from learners.tables.sharding import WHOLE, Shard, shard_of
+from learners.tables.storage import lengthened
 
 
 class Gathered(NamedTuple):
@@ -64,24 +50,44 @@ class EmbeddingTable:
         config: dim, rate, bounds.
         seed: of the initial vectors.
         device: where weights live; the index is always on the CPU.
+        shard: the part of the table that this one is; keys of other shards are refused.
+
+    Attributes:
+        index: rows, counts and ages; append to its ``on_evict`` to be told of the keys that leave.
     """
 
-    def __init__(self, name: str, config: TableConfig, seed: int = 0, device: str = "cpu") -> None:
-        if config.dim < 1:
-            raise ValueError(f"table {name!r}: dim = {config.dim} must be at least 1")
+    def __init__(self, name: str, config: TableConfig, seed: int = 0, device: str = "cpu", shard: Shard = WHOLE) -> None:
+        check(name, config)
         self.name = name
         self.config = config
         self.device = torch.device(device)
-        digest = hashlib.sha256(f"{name}\0{seed}".encode()).digest()
-        self._seed = int.from_bytes(digest[:8], "little") >> 1
-        self.index = RowIndex(name, config.max_rows)
+        self.shard = shard
+        self._seed = self.seed_of(name, seed)
+        admission = admission_of(config, self._seed)
+        self.index = RowIndex(name, config.max_rows, rarest=config.evict == "rarest", admission=admission)
         self._pending: Gathered | None = None
-        self._weight = torch.zeros(self.index.capacity, config.dim, device=self.device)
-        self._accumulated = torch.zeros(self.index.capacity, device=self.device)
+        self._swept_ts = 0
+        self._mark = Mark(name, self.index)
+        self._shapes = {"weight": (config.dim,), **optimisers.columns(config)}
+        self._columns: dict[str, torch.Tensor] = {}
+        self._lengthen()
+
+    @staticmethod
+    def seed_of(name: str, seed: int) -> int:
+        """Return the key of a table's initial vectors and draws, 63 bits."""
+        return int.from_bytes(hashlib.sha256(f"{name}\0{seed}".encode()).digest()[:8], "little") >> 1
 
     def __len__(self) -> int:
         """Return how many keys the table holds."""
         return len(self.index)
+
+    @property
+    def _weight(self) -> torch.Tensor:
+        return self._columns["weight"]
+
+    @property
+    def _kept(self) -> dict[str, torch.Tensor]:
+        return {name: column for name, column in self._columns.items() if name != "weight"}
 
     def gather(self, *keys: Keys, learn: bool = False, ts: int = 0) -> Gathered:
         """Look up several key arrays with one dedupe for all of them.
@@ -90,17 +96,16 @@ class EmbeddingTable:
             keys: int64 arrays, any lengths; 0 is missing.
             learn: admit keys that are new, count uses, and let the result collect a gradient for :meth:`apply_gradients`.
             ts: event time in ms, kept as the rows' age when learning.
+
+        Raises:
+            ValueError: a key belongs to another shard, or ``max_rows`` is too small for the batch.
         """
         flat = np.concatenate(keys) if len(keys) != 1 else np.ascontiguousarray(keys[0])
-        if learn:
-            rows, new = self.index.find_or_admit(flat)
-            self._initialise(new)
-        else:
-            rows = self.index.find(flat)
+        rows = self._rows_to_learn(flat, ts) if learn else self.index.find(self._own(flat))
         unique, inverse = self.index.dedupe(rows)
-        held = unique if learn else unique.clip(min=0)
-        weight = self._weight.index_select(0, self._on_device(held))
-        if not learn and (unknown := unique < 0).any():
+        unknown = unique < 0
+        weight = self._weight.index_select(0, self._on_device(unique.clip(min=0)))
+        if unknown.any():
             # dedupe keeps unknown keys one entry each, in the order in which they stand in `flat`
             weight[self._on_device(unknown)] = self._initial(flat[rows < 0])
         ends = [0, *itertools.accumulate(map(len, keys))]
@@ -113,24 +118,69 @@ class EmbeddingTable:
         return gathered
 
     def apply_gradients(self) -> None:
-        """Take one step of row-wise Adagrad on the rows of the last learning :meth:`gather`."""
+        """Take one step of the optimiser on the rows of the last learning :meth:`gather`."""
         if self._pending is None:
             raise RuntimeError(f"table {self.name!r}: apply_gradients needs a gather(learn=True) before it")
         (weight, _, rows), self._pending = self._pending, None
         if weight.grad is None:
             return
-        options = self.config.rate, self.config.eps, self.config.keep
+        self.index.changed[rows[rows >= 0]] = True  # a mark may have been set since they were gathered
+        optimisers.step(self.config, self._weight, self._kept, rows, weight.grad)
+
+    def update(self, keys: Keys, grad: torch.Tensor, ts: int = 0) -> None:
+        """Admit, count and learn with a gradient per use of a key: dedupe, sum and step in one, without autograd.
+
+        Equal to a learning :meth:`gather` and :meth:`apply_gradients` but for the order in which a key's gradients are summed.
+
+        Args:
+            keys: int64 ``[N]``, may repeat; 0 is missing.
+            grad: float32 ``[N, D]``.
+            ts: event time in ms.
+        """
+        rows = self._rows_to_learn(np.ascontiguousarray(keys), ts)
+        unique, inverse = self.index.dedupe(rows)
+        self.index.touch(unique, ts)
+        self._step_summed(unique, inverse, grad)
+
+    def update_rows(self, rows: Rows, grad: torch.Tensor) -> None:
+        """Learn with a gradient per use of a row, ``[N]`` and ``[N, D]``; nothing is admitted or counted."""
+        unique, inverse = self.index.dedupe(rows)
+        self.index.changed[unique[unique >= 0]] = True
+        self._step_summed(unique, inverse, grad)
+
+    def _step_summed(self, unique: Rows, inverse: Keys, grad: torch.Tensor) -> None:
         if self.device.type == "cpu":
-            grad = weight.grad.contiguous().numpy()
-            rowwise_adagrad(self._weight.numpy(), self._accumulated.numpy(), rows, grad, *options)
+            for places, total in optimisers.sum_repeated(len(unique), inverse, grad.contiguous().numpy()):
+                optimisers.step(self.config, self._weight, self._kept, unique[places], torch.from_numpy(total))
         else:
-            rowwise_adagrad_torch(self._weight, self._accumulated, self._on_device(rows), weight.grad, *options)
+            summed = torch.zeros(len(unique), self.config.dim, device=self.device)
+            summed.index_add_(0, self._on_device(inverse), grad)
+            optimisers.step(self.config, self._weight, self._kept, unique, summed)
 
     def statistics(self, keys: Keys) -> tuple[Keys, Keys]:
         """Return (count of learned batches, ts of the first) of keys, int64 ``[N]`` each; 0 for unknown keys."""
         rows = self.index.find(keys)
         known, safe = rows > 0, rows.clip(min=0)
-        return np.where(known, self.index.count[safe], 0), np.where(known, self.index.first_ts[safe], 0)
+        counts, first = self.index.count[safe].astype(np.int64), self.index.times.first_of(safe)
+        return np.where(known, counts, 0), np.where(known, first, 0)
+
+    def _own(self, keys: Keys) -> Keys:
+        if self.shard.of > 1 and ((shard_of(keys, self.shard.of) != self.shard.at) & (keys != 0)).any():
+            raise ValueError(
+                f"table {self.name!r}: a key belongs to another shard than {self.shard.at} of {self.shard.of}; "
+                "route keys by shard_of first"
+            )
+        return keys
+
+    def _rows_to_learn(self, keys: Keys, ts: int) -> Rows:
+        if (after := self.config.expire_after_ms) is not None and ts >= self._swept_ts + max(1, after // 8):
+            self._swept_ts = ts
+            self.index.expire(ts - after)
+        rows, new = self.index.find_or_admit(self._own(keys))
+        self._lengthen()
+        if len(new):
+            self._initialise(new)
+        return rows
 
     def _on_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -141,46 +191,112 @@ class EmbeddingTable:
         return self._on_device(vectors)
 
     def _initialise(self, rows: Rows) -> None:
-        if self.index.capacity > len(self._weight):
-            self._weight, self._accumulated = (
-                torch.cat([old, torch.zeros(self.index.capacity - len(old), *old.shape[1:], device=self.device)])
-                for old in (self._weight, self._accumulated)
-            )
-        if len(rows) and self.device.type == "cpu":
-            keys, options = self.index.keys, self.config
-            probing.initialise(rows, keys, self._seed, options.initial_scale, self._weight.numpy())
-            self._accumulated.numpy()[rows] = options.initial_accumulated
-        elif len(rows):
+        if self.device.type == "cpu":
+            probing.initialise(rows, self.index.keys, self._seed, self.config.initial_scale, self._weight.numpy())
+            for column in self._kept.values():
+                column.numpy()[rows] = optimisers.first_value(self.config)
+        else:
             where = self._on_device(rows).long()
             self._weight[where] = self._initial(self.index.keys[rows])
-            self._accumulated[where] = self.config.initial_accumulated
+            for column in self._kept.values():
+                column[where] = optimisers.first_value(self.config)
+
+    def _lengthen(self) -> None:
+        """Make the columns as long as the index; a device other than the CPU reserves nothing, so there they double."""
+        on_cpu = self.device.type == "cpu"
+        bound = self.config.max_rows
+        capacity = self.index.capacity if on_cpu else min(bound, 1 << max(10, self.index.n.bit_length()))
+        for name, shape in self._shapes.items():
+            old = self._columns.get(name)
+            if old is None:
+                # NumPy's zeros take no memory before they are written to; torch's do
+                self._columns[name] = torch.from_numpy(np.zeros((capacity, *shape), np.float32)).to(self.device)
+            elif len(old) < capacity and on_cpu:
+                self._columns[name] = torch.from_numpy(lengthened(old.numpy(), self.index.n, capacity))
+            elif len(old) < capacity:
+                self._columns[name] = torch.cat([old, old.new_zeros(capacity - len(old), *shape)])
 
     def state(self) -> State:
         """Return everything that must survive, slot for slot, as arrays."""
         n = self.index.n
-        weight, accumulated = self._weight[:n].cpu().numpy(), self._accumulated[:n].cpu().numpy()
-        return {**self.index.state(), "weight": weight, "accumulated": accumulated}
+        return {**self.index.state(), **self._swept(), **{name: c[:n].cpu().numpy() for name, c in self._columns.items()}}
+
+    def _swept(self) -> State:
+        return {} if self.config.expire_after_ms is None else {"swept_ts": np.array(self._swept_ts, np.int64)}
 
     def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Become the table that returned ``state``.
 
         Raises:
-            ValueError: the vectors are of another dim, or more than ``max_rows``.
+            ValueError: the vectors are of another dim or optimiser, or more than ``max_rows``.
         """
-        n, dim = state["weight"].shape
-        if dim != self.config.dim:
+        self._check_columns(state)
+        self.index.load_state(state)
+        self._columns = {}
+        self._put(slice(0, self.index.n), state)
+        self._mark.forget()
+
+    def mark(self) -> int:
+        """Begin to note which rows change; return the number that :meth:`delta_state` takes.
+
+        Call it where a checkpoint is taken, after :meth:`state` or :meth:`delta_state`.
+        """
+        return self._mark.set()
+
+    def delta_state(self, since: int) -> State:
+        """Return what has changed since :meth:`mark` returned ``since``: the rows that were touched, and all that is no row's.
+
+        Raises:
+            ValueError: it is not the latest mark: a whole :meth:`state` is needed.
+        """
+        rows = self._mark.rows(since)
+        at = self._on_device(rows)
+        columns = {name: column.index_select(0, at).cpu().numpy() for name, column in self._columns.items()}
+        return {**self.index.state(rows), **self._swept(), **self._mark.header(rows), **columns}
+
+    def apply_delta(self, delta: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Become, from the state at a mark, the table that returned ``delta``, slot for slot.
+
+        Raises:
+            ValueError: the table has other rows than the one that set the mark.
+        """
+        self._check_columns(delta)
+        rows = self._mark.checked(delta)
+        self.index.put(rows, int(delta["n"]), delta)
+        self._put(rows, delta)
+        self._mark.forget()
+
+    def _put(self, rows: slice | Rows, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._pending = None
+        self._lengthen()
+        self._swept_ts = int(state.get("swept_ts", 0))
+        at = rows if isinstance(rows, slice) else self._on_device(rows).long()
+        for name, column in self._columns.items():
+            column[at] = self._on_device(np.array(state[name]))
+
+    def _check_columns(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        for name in self._shapes:
+            if name not in state:
+                raise ValueError(
+                    f"table {self.name!r}: the checkpoint has no {name!r}, which optimiser = {self.config.optimiser!r} keeps; "
+                    "resume with the config that the run was started with"
+                )
+        if (dim := state["weight"].shape[1]) != self.config.dim:
             raise ValueError(
                 f"table {self.name!r}: the checkpoint has dim {dim}, the config dim = {self.config.dim}; "
                 "resume with the config that the run was started with"
             )
-        self.index.load_state(state)
-        self._pending = None
-        self._weight = torch.zeros(self.index.capacity, dim, device=self.device)
-        self._accumulated = torch.zeros(self.index.capacity, device=self.device)
-        self._weight[:n] = self._on_device(np.array(state["weight"]))
-        self._accumulated[:n] = self._on_device(np.array(state["accumulated"]))
 
     def describe(self) -> dict[str, Any]:
-        """Return rows, evictions and bytes."""
-        size = self.index.nbytes + 4 * (self._weight.numel() + self._accumulated.numel())
-        return {"rows": len(self), "dim": self.config.dim, "evicted": self.index.evicted_total, "bytes": size}
+        """Return rows, load (share of the index's slots that is taken), admissions, evictions and bytes in use."""
+        per_row = self.index.bytes_per_row + sum(4 * int(np.prod(shape)) for shape in self._shapes.values())
+        size = self.index.n * per_row + self.index.nbytes - self.index.n * self.index.bytes_per_row
+        return {
+            "rows": len(self),
+            "dim": self.config.dim,
+            "load": self.index.load,
+            "admitted": len(self) + self.index.evicted_total,
+            "evicted": self.index.evicted_total,
+            "bytes": size,
+            "bytes_per_row": size / self.index.n,
+        }

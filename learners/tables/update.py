@@ -25,11 +25,12 @@ def rowwise_adagrad(
     eps: float,
     keep: float,
 ) -> None:
-    """Update ``weight[rows]`` in place from ``grad [U, D]``; ``rows`` are distinct, row 0 (missing) is left alone."""
+    """Update ``weight[rows]`` in place from ``grad [U, D]``; ``rows`` are distinct, those below 1 (missing, not admitted) are
+    left alone."""
     dim = grad.shape[1]
     for i in range(len(rows)):
         row = rows[i]
-        if row == 0:
+        if row <= 0:
             continue
         square = np.float32(0.0)
         for d in range(dim):
@@ -52,8 +53,8 @@ def rowwise_adagrad_torch(
     keep: float,
 ) -> None:
     """The same in torch, on any device."""
-    grad = torch.where((rows == 0).unsqueeze(1), torch.zeros_like(grad), grad)
-    moved = grad.square().sum(1) > 0
-    total = torch.where(moved, keep * accumulated[rows] + grad.square().mean(1), accumulated[rows])
+    moved = (rows > 0) & (grad.square().sum(1) > 0)
+    rows, grad = rows[moved], grad[moved]
+    total = keep * accumulated[rows] + grad.square().mean(1)
     accumulated[rows] = total
     weight[rows] -= rate * grad / (total.sqrt() + eps).unsqueeze(1)

@@ -16,7 +16,7 @@ import tyro
 
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", bool: "True|False", Path: "FILE"}
 
-__all__ = ["given_flags", "with_flags"]
+__all__ = ["field_texts", "given_flags", "with_flags"]
 
 
 def with_flags(base: type, options: type[msgspec.Struct], name: str, doc: str) -> type[Any]:
@@ -24,7 +24,7 @@ def with_flags(base: type, options: type[msgspec.Struct], name: str, doc: str) -
 
     A flag that is not given is None, so that :func:`given_flags` can tell.
     """
-    texts = _docstrings(options)
+    texts = field_texts(options)
     fields: list[tuple[str, Any, Any]] = []
     for field in msgspec.structs.fields(options):
         hint = _simple(get_type_hints(options)[field.name])
@@ -68,7 +68,7 @@ def _metavar(hint: Any) -> str | None:
     return None
 
 
-def _docstrings(options: type) -> dict[str, str]:
+def field_texts(options: type) -> dict[str, str]:
     """Return the docstrings of a Struct's fields: the strings that follow them in its source, bases first."""
     found: dict[str, str] = {}
     for each in reversed(options.__mro__):

@@ -32,13 +32,17 @@ class JoinConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """wait: a request leaves when its label window has passed. correct: it leaves at once as negative, and an action inside
     ``correction_window_ms`` adds a weighted positive row of its own (fake-negative weighting)."""
     label_window_ms: int = 1_800_000
+    """How long after a request an action still labels it, with the policy wait."""
     correction_window_ms: int = 1_800_000
+    """The same with the policy correct."""
     correction_weight: float = 1.0
+    """Weight of the positive row that a correction adds."""
     lateness_ms: int = 5_000
     """How much older than the newest record of its topic partition a record may be before it is late."""
     max_clock_skew_ms: int = 86_400_000
     """A ``ts`` further than this from the record's broker time is a dead letter."""
     item_sequences: dict[str, ItemSequence] = msgspec.field(default_factory=lambda: {"click": ItemSequence()})
+    """Histories of items in a sample, by name."""
     categories: bool = True
     """Whether the log knows categories of items or queries; False spares the models the tables for them."""
     query_length: int = 50
@@ -48,7 +52,9 @@ class JoinConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     max_foreign: int = 1_000
     """Records in a partition that is not their key's before the joiner stops: another partitioner wrote the topic."""
     request_features: dict[str, FeatureKind] = {}
+    """Features of the page: name -> float, or id for anything to be looked up."""
     candidate_features: dict[str, FeatureKind] = {}
+    """Features of the shown item, likewise."""
     truth: bool = False
     """Whether candidates carry the label's probability (generators only)."""
     block_requests: int = 256

@@ -90,7 +90,7 @@ class Cluster:
     def joined(self) -> bool:
         """Whether each impression is a row or a dead letter."""
         log = self.log
-        if SAMPLES not in log.topics():
+        if not {SAMPLES, DEAD_LETTERS} <= set(log.topics()):
             return False
         n = log.topic(SAMPLES).n_partitions
         made = sum(log.topic(IMPRESSIONS).end(p) for p in range(n))

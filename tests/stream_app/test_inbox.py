@@ -128,6 +128,39 @@ def test_a_gap_is_read_from_kafka_at_once_and_what_is_on_its_way_is_waited_for(t
         assert [r.offset for r in topic.read(0, 25, 3)] == [25, 26, 27], "what was missing once is not waited for again"
 
 
+def test_a_joiner_that_is_ahead_waits_while_deliveries_go_on_and_no_longer(tmp_path: Path, kafka: MemoryLog) -> None:
+    now = [0.0]
+    with Inbox(tmp_path, [NAME], 1_000) as inbox, PartitionLog(kafka, MemoryLog(), inbox, lambda: now[0]) as log:
+        topic = log.topic(NAME)
+        assert topic.read(0, 50, 10) == []
+        now[0] += PATIENCE
+        assert [r.offset for r in topic.read(0, 50, 10)] == list(range(50, 60))
+        inbox.acknowledge([cast(Any, SimpleNamespace(topic=NAME, position=60))])
+        for first in range(0, 60, 10):  # What was applied already is delivered, and dropped.
+            assert inbox.append(NAME, as_records(kafka, list(range(first, first + 10)))) == 0
+            assert topic.read(0, 60, 10) == []
+            assert log.awaited
+            now[0] += PATIENCE * 0.9
+        assert inbox.append(NAME, as_records(kafka, [60, 61])) == 2
+        assert [r.offset for r in topic.read(0, 60, 10)] == [60, 61]
+        assert topic.read(0, 62, 10) == []
+        now[0] += PATIENCE
+        assert [r.offset for r in topic.read(0, 62, 10)] == list(range(62, 72)), "deliveries have stopped"
+
+
+def test_an_input_is_at_its_end_once_kafka_has_said_so_and_until_more_is_delivered(tmp_path: Path, kafka: MemoryLog) -> None:
+    now = [0.0]
+    with Inbox(tmp_path, [NAME], 1_000) as inbox, PartitionLog(kafka, MemoryLog(), inbox, lambda: now[0]) as log:
+        topic = log.topic(NAME)
+        for seconds, awaited in ((0.0, True), (PATIENCE, False), (0.1, False), (PATIENCE, False)):
+            now[0] += seconds
+            assert topic.read(0, 100) == []
+            assert log.awaited == awaited
+        inbox.append(NAME, as_records(kafka, [98, 99]))
+        assert topic.read(0, 100) == []
+        assert log.awaited
+
+
 def test_a_gap_that_kafka_has_too_is_passed(tmp_path: Path, kafka: MemoryLog) -> None:
     class WithMarkers:
         """Offsets 30 to 39 are those of transactions' ends."""

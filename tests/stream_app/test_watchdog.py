@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stream_app.watchdog import Look, Watchdog, WorkerStalledError
+from stream_app.watchdog import COUNTED_SECONDS, Look, Watchdog, WorkerStalledError
 
 TP = ("actions", 0)
 
@@ -75,3 +75,15 @@ def test_time_in_which_the_cluster_could_not_be_seen_does_not_count() -> None:
     scene.watch(40)
     with pytest.raises(WorkerStalledError):
         scene.watch(40)
+
+
+def test_a_short_outage_counts_for_little_and_slow_looks_still_count() -> None:
+    scene = Scene()
+    scene.watch(40)
+    scene.now += 25
+    with pytest.raises(WorkerStalledError, match=r"for 6[0-9] s"):
+        scene.watch(60)
+    assert scene.now > 1_000 + 60 + 25 - COUNTED_SECONDS
+    slow = Scene()
+    with pytest.raises(WorkerStalledError):
+        slow.watch(200, step=2 * COUNTED_SECONDS)

@@ -1,0 +1,147 @@
+"""Tables at 10^5 to 10^7 rows of 16: look-ups from key to row, look-up + update beside torch's and fbgemm's, peak memory.
+
+Run: ``python benchmarks/tables.py [--quick]``. One thread. CPU time of this thread, the median of the repeats; those that are
+compared take turns. Peers are told rows; ours finds the rows of 64-bit keys first ("keys"), or is told them too ("rows").
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from learners.tables import EmbeddingTable, TableConfig
+
+DIM, BATCH, REPEATS, FILLED_BY = 16, 20_000, 15, 100_000
+RATE, EPS, TS = 0.1, 1e-8, 1_700_000_000_000
+
+
+def cpu_ms(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the median CPU time of each run in ms; the runs take turns."""
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(REPEATS):
+        for name, run in runs.items():
+            start = time.thread_time()
+            run()
+            took[name].append((time.thread_time() - start) * 1e3)
+    return {name: statistics.median(times) for name, times in took.items()}
+
+
+def peak_mb() -> float:
+    """Return the highest resident memory so far, in 10^6 bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def filled(n_rows: int) -> tuple[EmbeddingTable, float]:
+    """Return a table that has grown to ``n_rows`` batch by batch, and what the peak of memory has risen by, in MB."""
+    warm = EmbeddingTable("warm", TableConfig(dim=DIM))
+    warm.update(np.arange(1, FILLED_BY), torch.ones(FILLED_BY - 1, DIM), TS)
+    before = peak_mb()
+    table = EmbeddingTable("table", TableConfig(dim=DIM, max_rows=max(n_rows + 1, 2)))
+    grad = torch.ones(FILLED_BY, DIM)
+    for start in range(1, n_rows + 1, FILLED_BY):
+        table.update(np.arange(start, min(start + FILLED_BY, n_rows + 1)), grad[: n_rows + 1 - start], TS + start)
+    return table, peak_mb() - before
+
+
+def torch_peer(
+    n_rows: int, ids: torch.Tensor, grad: torch.Tensor, optimiser: Callable[..., torch.optim.Optimizer]
+) -> Callable[[], None]:
+    """Return a look-up and an update of ``nn.EmbeddingBag(sparse=True)``, a bag a key."""
+    bag = nn.EmbeddingBag(n_rows + 1, DIM, sparse=True, mode="sum")
+    peer = optimiser(bag.parameters(), lr=RATE)
+    offsets = torch.arange(len(ids))
+
+    def run() -> None:
+        peer.zero_grad()
+        torch.autograd.backward(bag(ids, offsets), grad)
+        peer.step()
+
+    return run
+
+
+def fbgemm_peer(n_rows: int, ids: torch.Tensor, grad: torch.Tensor) -> Callable[[], None]:
+    """Return a look-up and an update of fbgemm's CPU table, row-wise Adagrad, a bag a key.
+
+    Raises:
+        ImportError, OSError: fbgemm does not load with this torch.
+    """
+    tbe: Any = importlib.import_module("fbgemm_gpu.split_table_batched_embeddings_ops_training")
+    common: Any = importlib.import_module("fbgemm_gpu.split_table_batched_embeddings_ops_common")
+    optimiser: Any = importlib.import_module("fbgemm_gpu.split_embedding_configs").EmbOptimType.EXACT_ROWWISE_ADAGRAD
+    specs = [(n_rows + 1, DIM, common.EmbeddingLocation.HOST, tbe.ComputeDevice.CPU)]
+    table = tbe.SplitTableBatchedEmbeddingBagsCodegen(specs, optimizer=optimiser, learning_rate=RATE, eps=EPS)
+    offsets = torch.arange(len(ids) + 1)
+    return lambda: torch.autograd.backward(table(ids, offsets), grad)
+
+
+def peers(n_rows: int, ids: torch.Tensor, grad: torch.Tensor) -> dict[str, Callable[[], None]]:
+    """Return the peers that run here."""
+    found = {
+        "EmbeddingBag + SparseAdam": torch_peer(n_rows, ids, grad, torch.optim.SparseAdam),
+        "EmbeddingBag + Adagrad": torch_peer(n_rows, ids, grad, torch.optim.Adagrad),
+    }
+    try:
+        found["fbgemm"] = fbgemm_peer(n_rows, ids, grad)
+    except (ImportError, OSError, AttributeError) as error:
+        print(f"fbgemm is left out: it does not load here ({type(error).__name__}: {str(error)[:90]})")
+    return found
+
+
+def measure(n_rows: int, with_peers: bool) -> None:
+    """Print one size."""
+    table, peak = filled(n_rows)
+    told = table.describe()
+    print(f"\n{n_rows:,} rows: peak {peak:,.0f} MB; in use {told['bytes'] / 1e6:,.0f} MB, load {told['load']:.2f}")
+    rng = np.random.default_rng(0)
+    many, keys = rng.integers(1, n_rows + 1, 1_000_000), rng.integers(1, n_rows + 1, BATCH)
+    rows, grad = table.index.find(keys), torch.randn(BATCH, DIM)
+
+    def by_key() -> None:
+        gathered = table.gather(keys)
+        gathered.of(0)
+        table.update(keys, grad, TS)
+
+    def by_row() -> None:
+        table._weight.index_select(0, torch.from_numpy(rows))
+        table.update_rows(rows, grad)
+
+    runs: dict[str, Callable[[], object]] = {
+        "find 10^6": lambda: table.index.find(many),
+        "ours, keys": by_key,
+        "ours, rows": by_row,
+    }
+    if with_peers:
+        runs |= peers(n_rows, torch.from_numpy(rows).long(), grad)
+    for run in runs.values():
+        run()
+    times = cpu_ms(runs)
+    print(f"  {'key -> row':<28}{1e3 / times.pop('find 10^6'):8.1f} M/s")
+    for name, ms in times.items():
+        print(f"  {name:<28}{ms:8.2f} ms   {ms / times['ours, rows']:5.2f} of ours, rows")
+
+
+def main() -> None:
+    """Run the sizes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="10^5 and 10^6 rows only")
+    parser.add_argument("--alone", type=int, help="one size without peers: memory")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.alone:
+        measure(options.alone, with_peers=False)
+    else:
+        for n_rows in (10**5, 10**6) if options.quick else (10**5, 10**6, 10**7):
+            measure(n_rows, with_peers=True)
+
+
+if __name__ == "__main__":
+    main()

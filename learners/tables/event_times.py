@@ -1,0 +1,79 @@
+"""When each row was first and last seen: four bytes a time while the stream spans less than 49 days, eight after.
+
+A time is kept as milliseconds since a base a little before the first that was met, 0 for none, which fits uint32; the first
+time that does not fit turns both arrays into int64. Nothing is rounded, and nobody outside can see which of the two it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from learners.tables.storage import lengthened
+
+Times = npt.NDArray[np.int64]
+Part = slice | npt.NDArray[np.int32]
+_BEFORE = 1 << 30
+_SPAN = 1 << 32
+
+
+class EventTimes:
+    """First and last event time (ms) per row; 0 is none.
+
+    Args:
+        capacity: rows.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.first: npt.NDArray[Any] = np.zeros(capacity, np.uint32)
+        self.last: npt.NDArray[Any] = np.zeros(capacity, np.uint32)
+        self._base: int | None = None
+
+    @property
+    def wide(self) -> bool:
+        """Whether times take eight bytes."""
+        return self.first.dtype == np.int64
+
+    def code(self, ts: int) -> int:
+        """Return what to write for ``ts``; may widen the arrays, so take them after this."""
+        if ts == 0 or self.wide:
+            return ts
+        if self._base is None:
+            self._base = ts - _BEFORE
+        if 0 < ts - self._base < _SPAN:
+            return ts - self._base
+        self.first, self.last = self._times(self.first), self._times(self.last)
+        return ts
+
+    def first_of(self, rows: Part) -> Times:
+        """Return when rows were first seen, ms, ``[N]``."""
+        return self._times(self.first[rows])
+
+    def last_of(self, rows: Part) -> Times:
+        """Return when rows were last seen, ms, ``[N]``."""
+        return self._times(self.last[rows])
+
+    def put(self, rows: Part, first: Times, last: Times) -> None:
+        """Write the times of rows."""
+        both = np.concatenate([first, last])
+        for ts in (int(both.min(initial=0)), int(both.max(initial=0))):
+            self.code(ts)
+        self.first[rows], self.last[rows] = self._codes(first), self._codes(last)
+
+    def lengthen(self, used: int, capacity: int) -> None:
+        """Make room."""
+        self.first, self.last = lengthened(self.first, used, capacity), lengthened(self.last, used, capacity)
+
+    def _codes(self, times: Times) -> npt.NDArray[Any]:
+        if self.wide or self._base is None:
+            return times
+        return np.where(times == 0, 0, times - self._base).astype(np.uint32)
+
+    def _times(self, codes: npt.NDArray[Any]) -> Times:
+        if self.wide:
+            return codes
+        times = codes.astype(np.int64)
+        times[codes != 0] += self._base or 0
+        return times
