@@ -66,8 +66,9 @@ class ReplayConfig(
     """Requests in one step."""
     seed: int = 0
     """Of all random draws; each is counted on it, so that a run repeats."""
-    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Threads of the models; 0 takes the cores that the process may use. Digests are equal only for equal thread counts."""
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 1
+    """Threads of the models; 0 takes the cores that the process may use. More than one gains a tenth on cores that nobody else
+    uses, and loses much on busy ones: steps are small. Digests are equal only for equal thread counts."""
     device: str = "cpu"
     """cpu or cuda."""
     deterministic: bool = False

@@ -44,7 +44,7 @@ class Replay:
     the join has a label window."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 0)")] = None
     """Of all random draws."""
-    threads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all cores)")] = None
+    threads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 1)")] = None
     """Threads of the models; digests are equal only for equal thread counts."""
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: cpu)")] = None
     """cpu or cuda."""

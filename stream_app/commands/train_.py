@@ -47,7 +47,7 @@ class Train:
     """Between checkpoints, which are written while learning goes on."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 0)")] = None
     """Of all random draws."""
-    threads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all cores)")] = None
+    threads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 1)")] = None
     """Threads of the models."""
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: cpu)")] = None
     """cpu or cuda."""
