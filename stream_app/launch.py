@@ -22,6 +22,8 @@ from stream_app.signals import PoliteStop
 from stream_app.topics import Log
 
 DEFAULT_MODELS = ("egin",)
+FEW_STEPS = 100
+"""A run of fewer steps tells little about a network, and says so."""
 
 __all__ = ["Launched", "check_same", "launch", "say", "set_threads", "with_defaults"]
 
@@ -93,6 +95,12 @@ def launch(log: Log, config: RunConfig, run: Path | None = None, *, resume: bool
                 progress.update(step.requests, f"at {_utc(step.ts)}", share=step.share)
 
             finished = replay.run(on_step, stop)
+        if finished and replay.batches < FEW_STEPS:
+            say(
+                f"only {replay.batches} steps of {config.replay.batch_requests} requests: too few for a network to learn much. "
+                "For a log as small as this: --set replay.batch_requests=10",
+                quiet,
+            )
     finally:
         if folder is not None:
             folder.close()
