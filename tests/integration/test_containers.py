@@ -133,8 +133,8 @@ def test_the_image_runs_as_nobody_special_and_knows_its_verbs() -> None:
 
 
 @pytest.fixture
-def compose(request: pytest.FixtureRequest) -> Iterator[Callable[..., str]]:
-    """Runs ``docker compose`` on deploy/compose.yaml, under a project name and ports of its own."""
+def composition(request: pytest.FixtureRequest) -> Iterator[tuple[Callable[..., str], str]]:
+    """What runs ``docker compose`` on deploy/compose.yaml, under a project name and ports of its own; Prometheus' address."""
     plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
     command = ["docker", "compose"] if plugin else ["docker-compose"]
     if not plugin and shutil.which("docker-compose") is None:
@@ -161,17 +161,16 @@ def compose(request: pytest.FixtureRequest) -> Iterator[Callable[..., str]]:
         assert done.returncode == 0, f"{' '.join(arguments)}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 
-    run.prometheus = f"http://127.0.0.1:{prometheus_port}"  # type: ignore[attr-defined]
     try:
-        yield run
+        yield run, f"http://127.0.0.1:{prometheus_port}"
     finally:
         if request.session.testsfailed:
             print(run("logs", "--tail=60"))
         run("down", "--volumes", "--timeout=30")
 
 
-def test_the_composition_learns_and_is_watched(compose: Callable[..., str]) -> None:
-    address: str = compose.prometheus  # type: ignore[attr-defined]
+def test_the_composition_learns_and_is_watched(composition: tuple[Callable[..., str], str]) -> None:
+    compose, address = composition
 
     def asked(query: str) -> float:
         with urllib.request.urlopen(f"{address}/api/v1/query?query={urllib.parse.quote(query)}", timeout=5) as answer:
