@@ -1,12 +1,11 @@
-"""Rows that left the joiner, as columns of a :class:`~learners.samples.SampleBlock`: bytes joined once per block.
+"""Rows that left the joiner, as columns of a :class:`~learners.samples.SampleBlock`: kernels fill them, blocks are cut of them.
 
 Shapes: ``R`` rows, ``C`` candidates and ``H`` history entries over all rows of a block.
 """
 
 from __future__ import annotations
 
-import struct
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,14 +14,9 @@ import xxhash
 
 from learners.samples import QUERY_CATEGORIES, Ragged, SampleBlock, SampleSchema
 
-from .config import JoinConfig
-from .cut import cut
-from .histories import ITEM, QUERY, User
-from .pending import Request
-
-_HEAD: Final = struct.Struct(f"<{7 + QUERY_CATEGORIES}q").pack
-Ints = npt.NDArray[np.int64]
-_DTYPES: Final[dict[str, type[np.generic]]] = {"float": np.float32, "id": np.int64}
+from .config import FeatureKind, JoinConfig
+from .core.layout import ENTRY, NEEDED, QUERY_ENTRY, ROWS, Columns, Ints
+from .core.slab import Slab
 
 
 def generation_of(config: JoinConfig, n_partitions: int) -> str:
@@ -49,149 +43,119 @@ def sample_schema(config: JoinConfig, n_partitions: int) -> SampleSchema:
     )
 
 
-class _SequenceColumns:
-    """Histories of one sequence: whole sequences when rows come, cut point in time for a whole block at once."""
-
-    def __init__(self, width: int, length: int) -> None:
-        self._width = width
-        self._length = length
-        self.entries: list[bytes] = []
-
-    def take(self, ts: Ints, last_ts: Ints) -> tuple[Ints, Ints, Ints, npt.NDArray[np.int32]]:
-        """Cut the histories of rows, and start afresh.
-
-        Args:
-            ts: of the rows ``[R]``; a history holds the newest entries older than this.
-            last_ts: ``[R]``; entries from here on are fresh, -1 for all.
-
-        Returns:
-            Ids and times ``[2, H]``, what is between them ``[H, width - 2]``, offsets ``[R + 1]``, fresh ``[R]``.
-        """
-        entries = np.frombuffer(b"".join(self.entries), np.int64).reshape(-1, self._width)
-        sizes = np.fromiter(map(len, self.entries), np.int64, len(self.entries)) // (8 * self._width)
-        self.entries = []
-        offsets, fresh = np.empty(len(sizes) + 1, np.int64), np.empty(len(sizes), np.int32)
-        ends, middle = cut(entries, sizes, ts, last_ts, self._length, offsets, fresh)
-        return ends, middle, offsets, fresh
-
-
 class Rows:
-    """Collects rows and makes blocks of them.
+    """Columns that kernels write rows into, and blocks of them.
 
     Args:
         config: the joiner's options.
         partition: of all rows.
         n_partitions: for the generation.
         seq: of the next row that a block gets.
+        slab: whose registers count the rows.
     """
 
-    def __init__(self, config: JoinConfig, partition: int, n_partitions: int, seq: int) -> None:
+    def __init__(self, config: JoinConfig, partition: int, n_partitions: int, seq: int, slab: Slab) -> None:
         self.schema = sample_schema(config, n_partitions)
         self.seq = seq
+        self._config = config
         self._partition = partition
-        self._block_requests = config.block_requests
+        self._slab = slab
         self._blocks: list[SampleBlock] = []
-        self._sequences = [(name, _SequenceColumns(ITEM, item.length)) for name, item in config.item_sequences.items()]
-        self._queries = _SequenceColumns(QUERY, config.query_length) if config.query_length else None
-        self._request_kinds = list(config.request_features.items())
-        self._candidate_kinds = list(config.candidate_features.items())
-        self._columns = [columns for _, columns in self._sequences]
-        self._requests: list[Request] = []
-        self._heads: list[bytes] = []
-        self._labelled: list[tuple[int, ...]] = []
-        self._weights: list[float] = []
+        longest = max([config.query_length, *(sequence.length for sequence in config.item_sequences.values())])
+        self._wide = 16 * config.block_requests, longest * min(16, config.block_requests)
+        self._longest = longest
+        self.columns = self._new_columns()
 
-    def add(self, request: Request, user: User, last_ts: int, due: int, labelled: tuple[int, ...], weight: float) -> None:
-        """Add a row.
-
-        Args:
-            request: columns of the row; categories, domains and features as they shall be.
-            user: whose histories are cut at the request's ``ts``.
-            last_ts: entries from here on are fresh; -1 for all.
-            due: when the labels are final.
-            labelled: places of the candidates whose label is 1.
-            weight: of all candidates.
-        """
-        requests = self._requests
-        requests.append(request)
-        self._heads.append(
-            _HEAD(
-                request.request,
-                request.user,
-                request.ts,
-                due,
-                request.query,
-                *request.query_categories,
-                request.domain,
-                last_ts,
-            )
+    def _new_columns(self) -> Columns:
+        config, (n, n_entries) = self._config, self._wide
+        rows, n_sequences = config.block_requests, len(config.item_sequences)
+        offsets = np.zeros((2 + n_sequences, rows + 1), np.int64)
+        return Columns(
+            np.empty((rows, 11), np.int64),
+            np.empty((3, n), np.int64),
+            np.empty(n, np.int32),
+            np.empty(n, np.float32),
+            np.empty((config.truth + len(config.candidate_features), n), np.int64),
+            np.empty((len(config.request_features), rows), np.int64),
+            np.empty((ENTRY * n_sequences + QUERY_ENTRY, n_entries), np.int64),
+            offsets,
+            np.empty((1 + n_sequences, rows), np.int32),
         )
-        self._labelled.append(labelled)
-        self._weights.append(weight)
-        for columns, entries in zip(self._columns, user.sequences, strict=True):
-            columns.entries.append(entries.tobytes())
-        if self._queries is not None:
-            self._queries.entries.append(user.queries.tobytes())
-        if len(requests) >= self._block_requests:
-            self._blocks.append(self._block())
+
+    def widen(self) -> None:
+        """Make room for more candidates and history entries; rows that are there stay."""
+        old, (n, n_entries) = self.columns, self._wide
+        self._wide = 2 * n + int(self._slab.regs[NEEDED]), 2 * n_entries + self._longest
+        self.columns = new = self._new_columns()
+        for name in ("heads", "page_features", "offsets", "fresh"):
+            getattr(new, name)[:] = getattr(old, name)
+        for name in ("ids", "positions", "labels", "features"):
+            getattr(new, name)[..., :n] = getattr(old, name)
+        new.entries[:, :n_entries] = old.entries
+
+    def cut(self) -> None:
+        """Make a block of the rows there are."""
+        n = int(self._slab.regs[ROWS])
+        if n:
+            self._blocks.append(self._block(n))
+            self._slab.regs[ROWS] = 0
+            self.seq += n
 
     def take_blocks(self) -> list[SampleBlock]:
-        """Return the rows added since the last call."""
-        if self._requests:
-            self._blocks.append(self._block())
+        """Return the rows that came since the last call."""
+        self.cut()
         blocks, self._blocks = self._blocks, []
         return blocks
 
-    def _block(self) -> SampleBlock:
-        requests, self._requests = self._requests, []
-        n_rows = len(requests)
-        heads = np.ascontiguousarray(np.frombuffer(b"".join(self._heads), np.int64).reshape(n_rows, -1).T)
+    def _block(self, n: int) -> SampleBlock:
+        heads = self.columns.heads[:n].T.copy()
         columns: dict[str, Any] = dict(zip(("request", "user", "ts", "due", "query"), heads, strict=False))
-        columns["partition"] = np.full(n_rows, self._partition, np.int32)
-        columns["seq"] = np.arange(self.seq, self.seq + n_rows, dtype=np.int64)
+        columns["partition"] = np.full(n, self._partition, np.int32)
+        columns["seq"] = np.arange(self.seq, self.seq + n, dtype=np.int64)
         columns["query_category"] = heads[5 : 5 + QUERY_CATEGORIES].T
         columns["domain"] = heads[5 + QUERY_CATEGORIES]
-        self._take_sequences(columns, columns["ts"], heads[6 + QUERY_CATEGORIES])
-        self._take_candidates(columns, requests)
-        self._take_features(columns, requests)
-        self.seq += n_rows
-        self._heads, self._labelled, self._weights = [], [], []
+        self._take_sequences(columns, n)
+        self._take_candidates(columns, n, heads[6 + QUERY_CATEGORIES] > 0)
+        for at, (name, kind) in enumerate(self._config.request_features.items()):
+            columns[f"request_feature.{name}"] = _values(self.columns.page_features[at, :n], kind)
         return SampleBlock.from_columns(self.schema, columns)
 
-    def _take_sequences(self, columns: dict[str, Any], ts: Ints, last_ts: Ints) -> None:
-        for name, sequence in self._sequences:
-            (items, times), middle, offsets, columns[f"{name}.fresh"] = sequence.take(ts, last_ts)
-            for part, values in (("item", items), ("category", middle[:, 0]), ("ts", times)):
-                columns[f"{name}.{part}"] = Ragged(values, offsets)
-        if self._queries is not None:
-            (ids, times), middle, offsets, columns["query.fresh"] = self._queries.take(ts, last_ts)
-            for part, values in (("id", ids), ("category", middle), ("ts", times)):
+    def _take_sequences(self, columns: dict[str, Any], n: int) -> None:
+        out, first = self.columns, 0
+        for at, name in enumerate(self._config.item_sequences):
+            offsets = out.offsets[2 + at, : n + 1].copy()
+            for part, values in zip(("item", "category", "ts"), out.entries[first : first + ENTRY], strict=True):
+                columns[f"{name}.{part}"] = Ragged(values[: offsets[n]].copy(), offsets)
+            columns[f"{name}.fresh"] = out.fresh[1 + at, :n].copy()
+            first += ENTRY
+        if self._config.query_length:
+            offsets = out.offsets[1, : n + 1].copy()
+            ids, *categories, ts = out.entries[first:, : offsets[n]]
+            for part, values in (("id", ids.copy()), ("category", np.stack(categories, axis=1)), ("ts", ts.copy())):
                 columns[f"query.{part}"] = Ragged(values, offsets)
+            columns["query.fresh"] = out.fresh[0, :n].copy()
 
-    def _take_candidates(self, columns: dict[str, Any], requests: list[Request]) -> None:
-        sizes = np.array([request.n for request in requests], np.int64)
-        offsets = np.zeros(len(sizes) + 1, np.int64)
-        np.cumsum(sizes, out=offsets[1:])
-        labels = np.zeros(offsets[-1], np.float32)
-        starts = offsets.tolist()
-        labelled = [start + place for start, places in zip(starts, self._labelled, strict=False) for place in places]
-        labels[np.array(labelled, np.int64)] = 1.0
-        columns["candidate.label"] = Ragged(labels, offsets)
-        columns["candidate.weight"] = Ragged(np.repeat(np.array(self._weights, np.float32), sizes), offsets)
-        pieces: dict[str, tuple[list[bytes], npt.DTypeLike]] = {
-            "candidate.item": ([request.items for request in requests], np.int64),
-            "candidate.category": ([request.categories for request in requests], np.int64),
-            "candidate.domain": ([request.domains for request in requests], np.int64),
-            "candidate.position": ([request.positions for request in requests], np.int32),
+    def _take_candidates(self, columns: dict[str, Any], n: int, corrects: npt.NDArray[np.bool_]) -> None:
+        out, offsets = self.columns, self.columns.offsets[0, : n + 1].copy()
+        weights = np.where(corrects, self._config.correction_weight, 1.0).astype(np.float32)
+        items, categories, domains = out.ids[:, : offsets[n]].copy()
+        values: dict[str, npt.NDArray[Any]] = {
+            "candidate.item": items,
+            "candidate.category": categories,
+            "candidate.domain": domains,
+            "candidate.position": out.positions[: offsets[n]].copy(),
+            "candidate.label": out.labels[: offsets[n]].copy(),
+            "candidate.weight": np.repeat(weights, np.diff(offsets)),
         }
+        features = out.features[:, : offsets[n]]
         if self.schema.has_truth:
-            pieces["candidate.truth"] = [request.truth for request in requests], np.float32
-        for at, (name, kind) in enumerate(self._candidate_kinds):
-            pieces[f"candidate_feature.{name}"] = [request.candidate_features[at] for request in requests], _DTYPES[kind]
-        for name, (parts, dtype) in pieces.items():
-            columns[name] = Ragged(np.frombuffer(b"".join(parts), dtype), offsets)
+            values["candidate.truth"] = _values(features[0], "float")
+            features = features[1:]
+        for (name, kind), column in zip(self._config.candidate_features.items(), features, strict=True):
+            values[f"candidate_feature.{name}"] = _values(column, kind)
+        columns |= {name: Ragged(column, offsets) for name, column in values.items()}
 
-    def _take_features(self, columns: dict[str, Any], requests: list[Request]) -> None:
-        for at, (name, kind) in enumerate(self._request_kinds):
-            values = [request.request_features[at] for request in requests]
-            columns[f"request_feature.{name}"] = np.array(values, _DTYPES[kind])
+
+def _values(words: Ints, kind: FeatureKind) -> npt.NDArray[Any]:
+    """Return a copy of a feature's words: ids, or the floats whose bits they are."""
+    return words.copy() if kind == "id" else words.astype(np.uint32).view(np.float32)

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
 import xxhash
 
 from stream_app.events import ACTIONS, IMPRESSIONS, ITEMS, USERS, Action, IdHashes, Impression, Item, User, partition_of
 from stream_app.topics import Record
 
 from .config import JoinConfig
-from .features import FeatureError, FeatureReader
+from .core.layout import (
+    ACT_EVENT,
+    COMPLETE,
+    EVENT_HEAD,
+    IGNORED,
+    ITEM_EVENT,
+    N_CATEGORIES,
+    PAGE,
+    POSITION,
+    UNUSABLE,
+    USER_EVENT,
+    Ints,
+)
+from .features import NAN, FeatureError, FeatureReader, float_bits
 from .merge import NEVER
-from .pending import NO_CATEGORIES, Event, Ignored, ItemUpdate, Request, Unusable, UserUpdate, Version, Waiting
+from .pending import NO_EVENTS, Events, Unusable
 from .scan.reader import Reader
 
 MAX_RECORD_BYTES: Final = 1 << 20
@@ -67,24 +79,6 @@ class _OptionalIds(dict[str | None, int]):
         return value
 
 
-@lru_cache(1024)
-def int64s(n: int) -> struct.Struct:
-    """Return the packer of ``n`` int64."""
-    return struct.Struct(f"<{n}q")
-
-
-@lru_cache(1024)
-def int32s(n: int) -> struct.Struct:
-    """Return the packer of ``n`` int32."""
-    return struct.Struct(f"<{n}i")
-
-
-@lru_cache(1024)
-def float32s(n: int) -> struct.Struct:
-    """Return the packer of ``n`` float32."""
-    return struct.Struct(f"<{n}f")
-
-
 def joiner_kinds(config: JoinConfig) -> dict[str, Kind]:
     """Return the kinds of action that a config uses, in a fixed order."""
     names = sorted({*config.label_kinds, *(kind for sequence in config.item_sequences.values() for kind in sequence.kinds)})
@@ -126,48 +120,54 @@ class Decoder:
         self._request_features = FeatureReader("request", config.request_features)
         self._candidate_features = FeatureReader("candidate", config.candidate_features)
         self._homes: dict[bytes, int] = {}
-        self._prepare: dict[str, tuple[Callable[[bytes], Any], Callable[[Any, int], Event]]] = {
+        self._prepare: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], tuple[int, list[int]]]]] = {
             IMPRESSIONS: (msgspec.json.Decoder(Impression).decode, self._impression),
             ACTIONS: (msgspec.json.Decoder(Action).decode, self._action),
             ITEMS: (msgspec.json.Decoder(Item).decode, self._item),
             USERS: (msgspec.json.Decoder(User).decode, self._user),
         }
 
-    def decode(self, topic: str, records: Sequence[Record]) -> tuple[list[Event], list[int]]:
+    def decode(self, topic: str, records: Sequence[Record]) -> tuple[Events, Ints]:
         """Decode records of a topic.
 
         Returns:
-            Per record the event and its ``ts``; an :class:`Unusable` has :data:`~.merge.NEVER`, so that it moves no clock.
+            The events, and their ``ts``; what is unusable has :data:`~.merge.NEVER`, so that it moves no clock.
         """
-        checks_home = topic != ITEMS and self._n_partitions > 1
-        skew = self._skew
-        events: list[Event] = []
-        stamps: list[int] = []
-        for record, read in zip(records, self._read(topic, records), strict=True):
-            ts = NEVER if read is None else read.ts
-            if (
-                read is None
-                or not record.ts - skew <= ts <= record.ts + skew
-                or ts > _MAX_TS
-                or (checks_home and record.key and self._home(record.key) != self._partition)
-            ):
-                event, ts = self.decode_alone(topic, record)
-            else:
-                event = read
-            events.append(event)
-            stamps.append(ts)
-        return events, stamps
+        if not records:
+            return NO_EVENTS, np.zeros(0, np.int64)
+        offsets, broker_ts, keys, values = zip(*records, strict=True)
+        words, starts, stamps = self._read(topic, values, np.array(offsets, np.int64))
+        broker = np.array(broker_ts, np.int64)
+        alone = (starts < 0) | (stamps < broker - self._skew) | (stamps > broker + self._skew) | (stamps > _MAX_TS)
+        if topic != ITEMS and self._n_partitions > 1:
+            alone |= np.array([bool(key) and self._home(key) != self._partition for key in keys])
+        unusable: dict[int, Unusable] = {}
+        others: list[int] = []
+        for at in np.flatnonzero(alone).tolist():
+            event, stamps[at] = self.decode_alone(topic, records[at])
+            starts[at] = len(words) + len(others)
+            if isinstance(event, Unusable):
+                unusable[offsets[at]] = event
+                event = [UNUSABLE, EVENT_HEAD, offsets[at], NEVER]
+            others += event
+        if others:
+            words = np.concatenate((words, np.array(others, np.int64)))
+        return Events(words, starts, unusable), stamps
 
-    def _read(self, topic: str, records: Sequence[Record]) -> Sequence[Request | Waiting | Ignored | None]:
-        """Read by kernel what it can read; None where it cannot."""
-        if self._reads_by_kernel.get(topic):
-            values = [record.value if len(record.value) <= MAX_RECORD_BYTES else b"" for record in records]
-            offsets = [record.offset for record in records]
-            return self._reader.pages(values, offsets) if topic == IMPRESSIONS else self._reader.actions(values, offsets)
-        return [None] * len(records)
+    def _read(self, topic: str, values: Sequence[bytes], offsets: Ints) -> tuple[Ints, Ints, Ints]:
+        """Read by kernel what it can read; starts of -1 where it cannot."""
+        if not self._reads_by_kernel.get(topic):
+            return np.zeros(0, np.int64), np.full(len(values), -1, np.int64), np.full(len(values), NEVER, np.int64)
+        if max(map(len, values)) > MAX_RECORD_BYTES:
+            values = [value if len(value) <= MAX_RECORD_BYTES else b"" for value in values]
+        return self._reader.pages(values, offsets) if topic == IMPRESSIONS else self._reader.actions(values, offsets)
 
-    def decode_alone(self, topic: str, record: Record) -> tuple[Event, int]:
-        """Decode one record as the kernels would if they read everything: slower, and knows all that may be wrong."""
+    def decode_alone(self, topic: str, record: Record) -> tuple[list[int] | Unusable, int]:
+        """Decode one record as the kernels would if they read everything: slower, and knows all that may be wrong.
+
+        Returns:
+            The words of its event, or what is wrong, and its ``ts``.
+        """
         parse, prepare = self._prepare[topic]
         offset, broker_ts, key, value = record
         skew = self._skew
@@ -181,7 +181,8 @@ class Decoder:
             ts: int = raw.ts
             if not broker_ts - skew <= ts <= broker_ts + skew or not 0 <= ts <= _MAX_TS:
                 raise _UnusableError("clock", f"ts {ts} is not within {skew} ms of the record's broker time {broker_ts}")
-            return prepare(raw, offset), ts
+            kind, body = prepare(raw)
+            return [kind, EVENT_HEAD + len(body), offset, ts, *body], ts
         except (ValueError, OverflowError, RecursionError, struct.error) as error:
             return _unusable(error), NEVER
 
@@ -193,74 +194,53 @@ class Decoder:
             home = self._homes[key] = partition_of(key, self._n_partitions)
         return home
 
-    def _impression(self, raw: Impression, offset: int) -> Request:
+    def _impression(self, raw: Impression) -> tuple[int, list[int]]:
         shown = raw.items
-        n = len(shown)
-        if not n:
+        if not shown:
             raise _UnusableError("no_items", "an impression without items")
-        pack = int64s(n).pack
-        ids, categories_of, domains_of = self._items, self._categories, self._domains
-        categories = [categories_of[item.category] for item in shown]
-        domains = [item.domain for item in shown]
-        some_domain = domains.count(None) < n
-        queries = raw.query_category
-        candidate_features = self._candidate_features
-        packed, packed_complete = candidate_features.columns(shown) if candidate_features else ((), True)
-        return Request(
-            offset,
+        categories = [self._categories[item.category] for item in shown]
+        domains = [self._domains[item.domain] for item in shown]
+        features, none_missing = self._candidate_features.columns(shown)
+        complete = none_missing and 0 not in categories and 0 not in domains
+        body = [
             self._users[raw.user_id],
             _request_hash(raw.request_id),
             raw.ts,
             raw.ts + self._due_after,
             self._queries[raw.query],
-            self._query_categories(queries) if queries else NO_CATEGORIES,
-            domains_of[raw.domain],
-            n,
-            pack(*[ids[item.item_id] for item in shown]),
-            pack(*categories),
-            pack(*[domains_of[domain] for domain in domains]) if some_domain else _zeros(n),
-            _positions([item.position for item in shown]),
-            _truths([item.truth for item in shown]) if self._config.truth else b"",
-            self._request_features.row(raw.features) if self._request_features else (),
-            packed,
-            packed_complete and 0 not in categories and some_domain and all(domains),
-        )
+            *self._query_categories(raw.query_category),
+            self._domains[raw.domain],
+            len(shown),
+            COMPLETE if complete else 0,
+            *self._request_features.row(raw.features),
+            *[self._items[item.item_id] for item in shown],
+            *categories,
+            *domains,
+            *[_position(item.position) for item in shown],
+            *([_truth(item.truth) for item in shown] if self._config.truth else ()),
+            *features,
+        ]
+        return PAGE, body
 
-    def _query_categories(self, names: Sequence[str]) -> tuple[int, int, int, int]:
+    def _query_categories(self, names: Sequence[str]) -> list[int]:
         known = [category for name in names if (category := self._categories[name])]
-        first, second, third, fourth = (*known, *NO_CATEGORIES)[:4]
-        return first, second, third, fourth
+        return [*known, *[0] * N_CATEGORIES][:N_CATEGORIES]
 
-    def _action(self, raw: Action, offset: int) -> Waiting | Ignored:
+    def _action(self, raw: Action) -> tuple[int, list[int]]:
         kind = self._kinds.get(raw.kind)
         user, item = self._users[raw.user_id], self._items[raw.item_id]
         if kind is None:
-            return Ignored(raw.ts)
-        request = raw.request_id
-        return Waiting(
-            offset,
-            user,
-            item,
-            raw.ts,
-            raw.ts,
-            kind,
-            _request_hash(request) if request else 0,
-            self._queries[raw.query],
-            self._categories[raw.category],
-        )
+            return IGNORED, []
+        request = _request_hash(raw.request_id) if raw.request_id else 0
+        query, category = self._queries[raw.query], self._categories[raw.category]
+        return ACT_EVENT, [user, item, raw.ts, raw.ts, kind, request, query, category, 0]
 
-    def _item(self, raw: Item, offset: int) -> ItemUpdate:
-        features = self._candidate_features.row(raw.features)
-        version = Version(raw.ts, self._categories[raw.category], self._domains[raw.domain], features)
-        return ItemUpdate(self._items[raw.item_id], version)
+    def _item(self, raw: Item) -> tuple[int, list[int]]:
+        category, domain, features = self._categories[raw.category], self._domains[raw.domain], raw.features
+        return ITEM_EVENT, [self._items[raw.item_id], raw.ts, category, domain, *self._candidate_features.row(features)]
 
-    def _user(self, raw: User, offset: int) -> UserUpdate:
-        return UserUpdate(self._users[raw.user_id], Version(raw.ts, 0, 0, self._request_features.row(raw.features)))
-
-
-@lru_cache(1024)
-def _zeros(n: int) -> bytes:
-    return bytes(8 * n)
+    def _user(self, raw: User) -> tuple[int, list[int]]:
+        return USER_EVENT, [self._users[raw.user_id], raw.ts, 0, 0, *self._request_features.row(raw.features)]
 
 
 def _request_hash(identifier: str) -> int:
@@ -271,25 +251,16 @@ def _request_hash(identifier: str) -> int:
     return (unsigned - (1 << 64) if unsigned >= 1 << 63 else unsigned) or 1
 
 
-_COUNTING: Final = [list(range(n)) for n in range(129)]
-_COUNTED: Final = [int32s(n).pack(*positions) for n, positions in enumerate(_COUNTING)]
-_UNKNOWN: Final = b"\xff" * 4
-
-
-def _positions(positions: list[int | None]) -> bytes:
-    n = len(positions)
-    if n <= 128 and positions == _COUNTING[n]:
-        return _COUNTED[n]
-    known = [position for position in positions if position is not None]
-    if not known:
-        return _UNKNOWN * n
-    if min(known) < 0 or max(known) > _MAX_POSITION:
+def _position(position: int | None) -> int:
+    if position is None:
+        return POSITION
+    if not 0 <= position <= _MAX_POSITION:
         raise _UnusableError("position", f"a position outside 0 to {_MAX_POSITION}")
-    return int32s(n).pack(*[-1 if position is None else position for position in positions])
+    return position
 
 
-def _truths(truths: list[float | None]) -> bytes:
-    return float32s(len(truths)).pack(*[math.nan if truth is None else truth for truth in truths])
+def _truth(truth: float | None) -> int:
+    return NAN if truth is None else float_bits(truth)
 
 
 def _unusable(error: Exception) -> Unusable:

@@ -12,6 +12,24 @@ from stream_app.events import FeatureValue, IdHashes, ImpressionItem
 from .config import FeatureKind
 
 _FLOAT32_MAX: Final = 3.4028234663852886e38
+_FLOAT32: Final = struct.Struct("<f").pack
+
+
+def float_bits(value: float) -> int:
+    """Return the bits of a float32.
+
+    Raises:
+        OverflowError: the value does not fit.
+    """
+    return int.from_bytes(_FLOAT32(value), "little")
+
+
+NAN: Final = float_bits(math.nan)
+
+
+def is_float(kind: FeatureKind) -> bool:
+    """Whether a feature of a kind is a float."""
+    return kind == "float"
 
 
 class FeatureError(ValueError):
@@ -29,37 +47,34 @@ class FeatureReader:
     def __init__(self, place: str, kinds: Mapping[str, FeatureKind]) -> None:
         self._place = place
         self._features = [(name, IdHashes(f"feature.{name}") if kind == "id" else None) for name, kind in kinds.items()]
-        self.missing: tuple[float | int, ...] = tuple(math.nan if hashes is None else 0 for _, hashes in self._features)
 
     def __bool__(self) -> bool:
         return bool(self._features)
 
-    def row(self, given: Mapping[str, FeatureValue]) -> tuple[float | int, ...]:
-        """Return the value per configured feature.
+    def row(self, given: Mapping[str, FeatureValue]) -> list[int]:
+        """Return the word per configured feature: the bits of a float32 (NaN missing), or an id (0 missing).
 
         Raises:
             FeatureError: a float feature holds a string or does not fit float32.
         """
-        return tuple(self._value(name, hashes, given.get(name)) for name, hashes in self._features)
+        return [self._word(name, hashes, given.get(name)) for name, hashes in self._features]
 
-    def columns(self, items: Sequence[ImpressionItem]) -> tuple[tuple[bytes, ...], bool]:
-        """Return float32 or int64 ``[n]`` bytes per configured feature, and whether none is missing anywhere."""
-        columns: list[bytes] = []
+    def columns(self, items: Sequence[ImpressionItem]) -> tuple[list[int], bool]:
+        """Return the words of all items feature by feature, and whether none is missing anywhere."""
+        columns: list[int] = []
         complete = True
         for name, hashes in self._features:
-            values = [self._value(name, hashes, item.features.get(name)) for item in items]
-            if hashes is None:
-                complete = complete and not any(value != value for value in values)
-            else:
-                complete = complete and 0 not in values
-            columns.append(struct.pack(f"<{len(values)}{'f' if hashes is None else 'q'}", *values))
-        return tuple(columns), complete
+            words = [self._word(name, hashes, item.features.get(name)) for item in items]
+            complete = complete and (NAN if hashes is None else 0) not in words
+            columns += words
+        return columns, complete
 
-    def _value(self, name: str, hashes: IdHashes | None, value: FeatureValue) -> float | int:
+    def _word(self, name: str, hashes: IdHashes | None, value: FeatureValue) -> int:
         if hashes is not None:
             return 0 if value is None else hashes[str(value)]
-        if value is None:
-            return math.nan
+        return NAN if value is None else float_bits(self._float(name, value))
+
+    def _float(self, name: str, value: float | int | str | bool) -> float:
         if isinstance(value, str):
             raise FeatureError(f"{self._place} feature {name!r} is a float, the log has the string {value[:80]!r}")
         if abs(value) > _FLOAT32_MAX:

@@ -1,12 +1,12 @@
 """The joiner of one partition: impressions x actions -> labelled requests. No I/O, no clock: a function of logs and marks.
 
-The one sequence (:mod:`.merge`) is applied record by record; what happens then and later is in :mod:`.steps`.
+The one sequence (:mod:`.merge`) is applied event by event; what happens then and later is in :mod:`.core.run`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from learners.samples import SampleBlock
 from stream_app.events import ACTIONS, IMPRESSIONS, ITEMS, USERS
@@ -14,31 +14,13 @@ from stream_app.topics import Record
 
 from .blocks import Rows, generation_of
 from .config import JoinConfig
+from .core.layout import COUNTERS, TS_OF_EVENT
 from .dead_letters import DeadLetter, dead_letter
 from .decode import Decoder
 from .merge import NEVER, Input, Mark, Merged, merge
-from .metadata import upserted
-from .pending import Event, ItemUpdate, Request, Unusable, UserUpdate, Waiting
+from .pending import Unusable
 from .steps import Steps
 from .store import Header, Position, State, StateError
-
-COUNTERS: Final = (
-    "requests",
-    "rows",
-    "labels",
-    "corrections",
-    "actions",
-    "late_actions",
-    "orphan_actions",
-    "duplicate_actions",
-    "ignored_actions",
-    "duplicate_impressions",
-    "early_requests",
-    "truncated",
-    "items",
-    "users",
-)
-"""What is counted, besides dead letters by reason."""
 
 
 class ForeignRecordsError(ValueError):
@@ -97,7 +79,7 @@ class Joiner:
         self._counters = state.header.counters
         for name in COUNTERS:
             self._counters.setdefault(name, 0)
-        self._rows = Rows(config, partition, n_partitions, state.header.seq)
+        self._rows = Rows(config, partition, n_partitions, state.header.seq, state.slab)
         self._steps = Steps(config, state, self._rows)
         self._dead_letters: list[DeadLetter] = []
 
@@ -109,7 +91,7 @@ class Joiner:
 
     def newest(self, topic: str, records: Sequence[Record]) -> int:
         """Return the highest ``ts`` of the usable records of a topic, or :data:`~.merge.NEVER`."""
-        return max(self._decoder.decode(topic, records)[1], default=NEVER)
+        return max(self._decoder.decode(topic, records)[1].tolist(), default=NEVER)
 
     def mark(self, mark: Mark) -> None:
         """Give a mark, which must be durable by now."""
@@ -134,10 +116,10 @@ class Joiner:
             ForeignRecordsError: more than ``max_foreign`` records belong to other partitions.
         """
         merged = merge(self.inputs)
-        self._apply(merged)
+        for index in self._steps.apply(merged):
+            self._refuse(merged, index)
         for source, n in merged.sources:
             source.take(n)
-        self._steps.pass_to(merged.bound)
         blocks = self._rows.take_blocks()
         header = self.state.header
         self._counters["rows"] += self._rows.seq - header.seq
@@ -149,45 +131,16 @@ class Joiner:
 
     # -- records
 
-    def _apply(self, merged: Merged) -> None:
-        steps, lateness = self._steps, self._lateness
-        index = -1
-        for event, effective in zip(merged.events, merged.effective, strict=True):
-            index += 1
-            steps.pass_to(effective)
-            if isinstance(event, Request):
-                if event.ts < effective - lateness:
-                    reason = f"ts {event.ts} is more than {lateness} ms before effective time {effective}"
-                    self._refuse(*merged.source(index), Unusable("late", reason))
-                else:
-                    steps.show(event, effective)
-            elif isinstance(event, Waiting):
-                steps.receive(event, effective)
-            elif isinstance(event, Unusable):
-                self._refuse(*merged.source(index), event)
-            else:
-                self._know(event, effective)
-
-    def _know(self, event: Event, effective: int) -> None:
-        """Take metadata, and count what needs no more."""
-        state, oldest = self.state, self._steps.oldest_asked(effective)
-        if isinstance(event, ItemUpdate):
-            state.items[event.item] = upserted(state.item(event.item), event.version, oldest)
-            state.touched_items.add(event.item)
-            state.header.has_items = True
-            self._counters["items"] += 1
-        elif isinstance(event, UserUpdate):
-            state.profiles[event.user] = upserted(state.profile(event.user), event.version, oldest)
-            state.touched_profiles.add(event.user)
-            state.header.has_users = True
-            self._counters["users"] += 1
-        else:
-            self._counters["ignored_actions"] += 1
-
-    def _refuse(self, source: Input, record: Record, unusable: Unusable) -> None:
+    def _refuse(self, merged: Merged, index: int) -> None:
         """Make a dead letter; records of shared inputs become one only in one partition."""
+        source, record = merged.source(index)
         if source.topic == ITEMS and source.partition % self._n_partitions != self.partition:
             return
+        unusable = source.events.unusable.get(record.offset)
+        if unusable is None:
+            ts, effective = merged.words[merged.starts[index] + TS_OF_EVENT], merged.effective[index]
+            reason = f"ts {ts} is more than {self._lateness} ms before effective time {effective}"
+            unusable = Unusable("late", reason)
         name = f"dead_letters.{unusable.code}"
         self._counters[name] = self._counters.get(name, 0) + 1
         self._dead_letters.append(dead_letter(source.topic, source.partition, record, unusable))

@@ -17,11 +17,12 @@ import numpy.typing as npt
 from stream_app.events import RAW_TOPICS
 from stream_app.topics import Record
 
-from .pending import Event
+from .pending import NO_EVENTS, Events
 
 NEVER: Final = -1
 """Before all times: an input that has had no record, a record that moves no clock."""
 Times = npt.NDArray[np.int64]
+_NOTHING: Final = np.zeros(0, np.int64)
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -53,7 +54,7 @@ class Input:
         self.read_high = high
         """Lower bound of the effective time of the next record to be fed."""
         self.records: Sequence[Record] = ()
-        self.events: Sequence[Event] = ()
+        self.events = NO_EVENTS
         self.effective: Times = np.zeros(0, np.int64)
         self._marks: list[Mark] = []
 
@@ -64,7 +65,7 @@ class Input:
             if mark.offset <= self.read:
                 self.read_high = max(self.read_high, mark.time)
 
-    def feed(self, records: Sequence[Record], events: Sequence[Event], stamps: Sequence[int]) -> None:
+    def feed(self, records: Sequence[Record], events: Events, stamps: Times) -> None:
         """Take the next records; only when all earlier ones are applied.
 
         Args:
@@ -73,7 +74,7 @@ class Input:
             stamps: their ``ts``, or :data:`NEVER`.
         """
         assert not len(self.events), "an input is fed when it is empty"
-        ts = np.array(stamps, np.int64)
+        ts = stamps.copy()
         ts[0] = max(int(ts[0]), self.read_high)
         self.records, self.events = records, events
         self.read = records[-1].offset + 1
@@ -94,25 +95,29 @@ class Input:
         if not n:
             return
         self.position, self.high = self.records[n - 1].offset + 1, int(self.effective[n - 1])
-        self.records, self.events, self.effective = self.records[n:], self.events[n:], self.effective[n:]
+        self.records, self.events, self.effective = self.records[n:], self.events.after(n), self.effective[n:]
         self._marks = [mark for mark in self._marks if mark.offset >= self.position]
 
 
 class Merged(NamedTuple):
     """A piece of the one sequence."""
 
-    events: list[Event]
-    effective: list[int]
+    words: Times
+    """Events, in any order."""
+    starts: Times
+    """``[N]``: where each begins in ``words``."""
+    effective: Times
+    """``[N]``."""
     sources: list[tuple[Input, int]]
     """Per run of ``places``: the input and its count; see :meth:`source`."""
-    places: list[int]
-    """Index of each event in the concatenation of the inputs' heads."""
+    places: Times
+    """``[N]``: index of each event in the concatenation of the inputs' heads."""
     bound: int
     """No later record has a lower effective time."""
 
     def source(self, index: int) -> tuple[Input, Record]:
         """Return where the ``index``-th event came from; only before the inputs' :meth:`Input.take`."""
-        place = self.places[index]
+        place = int(self.places[index])
         for source, n in self.sources:
             if place < n:
                 return source, source.records[place]
@@ -135,13 +140,12 @@ def merge(inputs: Sequence[Input]) -> Merged:
             n = int(source.effective.searchsorted(bound, side=side))
             if n:
                 sources.append((source, n))
-    if not sources:
-        return Merged([], [], [], [], bound)
-    events = [event for source, n in sources for event in source.events[:n]]
-    effective = np.concatenate([source.effective[:n] for source, n in sources])
-    if len(sources) == 1:
-        return Merged(events, effective.tolist(), sources, list(range(len(events))), bound)
+    words, starts, first = [_NOTHING], [_NOTHING], 0
+    for source, n in sources:
+        words.append(source.events.words)
+        starts.append(source.events.starts[:n] + first)
+        first += len(source.events.words)
+    effective = np.concatenate([_NOTHING, *(source.effective[:n] for source, n in sources)])
     # Stable: at equal times the order of inputs, which is that of ranks, and then of offsets stands.
     places = np.argsort(effective, kind="stable")
-    order = places.tolist()
-    return Merged([events[place] for place in order], effective[places].tolist(), sources, order, bound)
+    return Merged(np.concatenate(words), np.concatenate(starts)[places], effective[places], sources, places, bound)

@@ -1,20 +1,18 @@
 """The joiner's state behind one small interface; this is its memory form, :mod:`stream_app.state` its durable one.
 
-The joiner reads through :meth:`State.user` and its siblings, and writes into the dicts, naming what it touched;
-:meth:`State.commit` makes a batch of it.
+The joiner's kernels work on :attr:`State.slab`; what is not in it they ask for, and :meth:`State.fetch` reads it.
+:meth:`State.commit` makes a batch of what they touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from stream_app.events import ACTIONS, IMPRESSIONS
-
-from .histories import User, new_user
+from .core.layout import Ints
+from .core.slab import Slab
 from .merge import NEVER
-from .pending import Request, Version, Waiting
 
 
 class Position(msgspec.Struct, array_like=True):
@@ -37,6 +35,8 @@ class Header(msgspec.Struct, array_like=True):
     has_items: bool = False
     has_users: bool = False
     counters: dict[str, int] = {}
+    format: int = 0
+    """Of the stored records; a durable state sets it. 0: those of before there were formats."""
 
 
 class StateError(ValueError):
@@ -53,88 +53,22 @@ class State:
 
     def __init__(self, header: Header, n_sequences: int) -> None:
         self.header = header
-        self.n_sequences = n_sequences
-        self.users: dict[int, User] = {}
-        self.requests: dict[int, Request] = {}
-        """By their offset in the impressions."""
-        self.waiting: dict[int, Waiting] = {}
-        """By their offset in the actions."""
-        self.items: dict[int, Sequence[Version]] = {}
-        self.profiles: dict[int, Sequence[Version]] = {}
-        self.query_categories: dict[int, tuple[int, ...]] = {}
-        self.touched_users: dict[int, User] = {}
-        self.new_requests: list[int] = []
-        """Offsets of those that came since the last commit."""
-        self.touched_requests: set[int] = set()
-        """Offsets of earlier ones that changed or went since."""
-        self.new_waiting: list[int] = []
-        self.touched_waiting: set[int] = set()
-        self.touched_items: set[int] = set()
-        self.touched_profiles: set[int] = set()
-        self.touched_queries: set[int] = set()
-        self.first_new_request = 0
-        """Requests from this offset on have come since the last commit."""
-        self.first_new_action = 0
-        """Likewise actions."""
-        self.forget_touched()
+        self.slab = Slab(n_sequences)
 
-    def user(self, user: int) -> User:
-        """Return a user's state, a new one if there is none."""
-        known = self.users.get(user)
-        if known is None:
-            known = self.users[user] = new_user(self.n_sequences)
-        return known
+    def fetch(self, wanted: Ints) -> Sequence[bytes | None]:
+        """Return stored records that are not in memory, None for one that was never stored.
 
-    def request(self, offset: int) -> Request | None:
-        """Return a pending request."""
-        return self.requests.get(offset)
+        Args:
+            wanted: kind and key ``[n, 2]``.
+        """
+        return [None] * len(wanted)
 
-    def action(self, offset: int) -> Waiting | None:
-        """Return a waiting action."""
-        return self.waiting.get(offset)
-
-    def item(self, item: int) -> Sequence[Version]:
-        """Return the versions of an item's metadata."""
-        return self.items.get(item, ())
-
-    def profile(self, user: int) -> Sequence[Version]:
-        """Return the versions of a user's metadata."""
-        return self.profiles.get(user, ())
-
-    def categories_of(self, query: int) -> tuple[int, ...]:
-        """Return the categories of the items clicked under a query, the most recent first."""
-        return self.query_categories.get(query, ())
-
-    def pending(self) -> Iterable[Request]:
-        """Return all pending requests, in any order."""
-        return self.requests.values()
-
-    def waiting_actions(self) -> Iterable[Waiting]:
-        """Return all waiting actions, in any order."""
-        return self.waiting.values()
+    def restore_steps(self) -> None:
+        """Make the steps of what is pending in the store; to be called once, when the slab knows its config."""
 
     def commit(self) -> None:
         """Make all that was touched durable, in one batch with the header."""
-        self.forget_touched()
-
-    def forget_touched(self) -> None:
-        """Begin a new batch."""
-        for user in self.touched_users.values():
-            user.touched = False
-        self.touched_users.clear()
-        self.new_requests.clear()
-        self.new_waiting.clear()
-        positions = {position.topic: position.offset for position in self.header.positions}
-        self.first_new_request = positions.get(IMPRESSIONS, 0)
-        self.first_new_action = positions.get(ACTIONS, 0)
-        for touched in (
-            self.touched_requests,
-            self.touched_waiting,
-            self.touched_items,
-            self.touched_profiles,
-            self.touched_queries,
-        ):
-            touched.clear()
+        self.slab.settle()
 
     def close(self) -> None:
         """Release what the state holds."""

@@ -12,12 +12,14 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rocksdict import Options, Rdict
 
 from learners.samples import SampleBlock
 from stream_app.events import DEAD_LETTERS, MARKS, SAMPLES, Action, Impression, ImpressionItem, Item, User, partition_of
 from stream_app.join import JoinError, JoinReport, join_log, stream_samples
 from stream_app.joiner.config import ItemSequence, JoinConfig
-from stream_app.joiner.store import StateError
+from stream_app.joiner.store import Header, StateError
+from stream_app.state import RocksState, read_header
 from stream_app.topics import Log, Message, Record
 from stream_app.topics.memory import MemoryLog, MemoryTopic
 
@@ -304,3 +306,18 @@ def test_logs_without_events_or_of_two_shapes_are_refused(tmp_path: Path) -> Non
     log.create("actions", 3)
     with pytest.raises(JoinError, match="same number of partitions"):
         join_log(log, tmp_path, CONFIG)
+
+
+def test_a_state_of_another_format_is_refused(tmp_path: Path) -> None:
+    with RocksState(tmp_path / "state", Header("generation", []), n_sequences=1) as state:
+        state.commit()
+    db = Rdict(str(tmp_path / "state"), Options(raw_mode=True))
+    stored = db.get(b"h")
+    assert isinstance(stored, bytes)
+    header = msgspec.msgpack.decode(stored)
+    db[b"h"] = msgspec.msgpack.encode(header[:-1])  # As it was before there were formats.
+    db.close()
+    with pytest.raises(StateError, match=r"records are of format 0.*delete it and join the log again"):
+        RocksState(tmp_path / "state", Header("generation", []), n_sequences=1)
+    with pytest.raises(StateError, match=r"records are of format 0.*delete it and join the log again"):
+        read_header(tmp_path / "state")

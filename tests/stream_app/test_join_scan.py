@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from stream_app.events import ACTIONS, IMPRESSIONS, Action, Impression, ImpressionItem
 from stream_app.joiner.config import JoinConfig
+from stream_app.joiner.core.layout import ACT_EVENT, IGNORED, PAGE, SIZE_OF_EVENT, UNUSABLE
 from stream_app.joiner.decode import Decoder, joiner_kinds
-from stream_app.joiner.pending import Ignored, Request, Unusable, Waiting
 from stream_app.joiner.scan.reader import Reader
 from stream_app.joiner.scan.xxh3 import MAX_BYTES, xxh3_64
 from stream_app.topics import Record
@@ -38,9 +38,16 @@ def test_the_hash_is_xxh3_at_the_edges_of_its_cases(n: int) -> None:
     assert int(xxh3_64(np.frombuffer(data, np.uint8), n)) == xxhash.xxh3_64_intdigest(data)
 
 
+def words_of(words: Any, start: int) -> list[int]:
+    """The words of the event that begins at ``start``."""
+    event: list[int] = words[start : start + words[start + SIZE_OF_EVENT]].tolist()
+    return event
+
+
 def by_kernel(topic: str, values: list[bytes]) -> list[Any]:
     read = READER.pages if topic == IMPRESSIONS else READER.actions
-    return list(read(values, range(len(values))))
+    words, starts, _ = read(values, np.arange(len(values)))
+    return [None if start < 0 else words_of(words, start) for start in starts.tolist()]
 
 
 def alone(topic: str, values: list[bytes]) -> list[Any]:
@@ -120,17 +127,19 @@ def test_ordinary_events_are_read_by_kernel() -> None:
         json.dumps(msgspec.to_builtins(one) | {"extra": None, "more": -1.5}, ensure_ascii=False, indent=2).encode()
         for one in pages[:2]
     ]
-    assert all(isinstance(one, Request) for one in by_kernel(IMPRESSIONS, raw))
+    assert all(one[0] == PAGE for one in by_kernel(IMPRESSIONS, raw))
     clicks = [Action("u", "a", NOW, kind, "r", "query", "x", 1.5) for kind in ("click", "scroll")]
     read = by_kernel(ACTIONS, [msgspec.json.encode(click) for click in clicks])
-    assert [type(one) for one in read] == [Waiting, Ignored]
+    assert [one[0] for one in read] == [ACT_EVENT, IGNORED]
 
 
 def test_what_a_kernel_leaves_is_read_alone() -> None:
     raw = [b'{"user_id": "u", "item_id": "\\u0061", "ts": 1, "kind": "click"}', b'{"user_id": "u"}']
     assert by_kernel(ACTIONS, raw) == [None, None]
     events, stamps = DECODER.decode(ACTIONS, [Record(7, 1, b"", raw[0]), Record(8, 1, b"", raw[1])])
-    assert isinstance(events[0], Waiting)
-    assert isinstance(events[1], Unusable)
-    assert stamps == [1, -1]
-    assert events[0] == DECODER.decode(ACTIONS, [Record(7, 1, b"", raw[0].replace(b"\\u0061", b"a"))])[0][0]
+    first, second = (words_of(events.words, start) for start in events.starts.tolist())
+    assert (first[0], second[0]) == (ACT_EVENT, UNUSABLE)
+    assert list(events.unusable) == [8]
+    assert stamps.tolist() == [1, -1]
+    plain, _ = DECODER.decode(ACTIONS, [Record(7, 1, b"", raw[0].replace(b"\\u0061", b"a"))])
+    assert words_of(plain.words, plain.starts[0]) == first

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from .compiled import inner
+from .compiled import inner, kernel
 from .values import (
     FAIL,
     Bytes,
@@ -188,7 +187,7 @@ def _page(
     return (at, c) if row[0] and row[1] and read & 4 and c > first else (FAIL, first)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def scan_pages(
     data: Bytes, ends: Ints, scratch: Bytes, rows: Ints, ids: Ints, positions: npt.NDArray[np.int32], firsts: Ints
 ) -> int:
@@ -269,7 +268,7 @@ def _action(data: Bytes, at: int, scratch: Bytes, row: Ints, kinds: Bytes, kind_
     return at if row[0] and row[1] and read & 12 == 12 else FAIL
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def scan_actions(
     data: Bytes, ends: Ints, scratch: Bytes, rows: Ints, kinds: Bytes, kind_sizes: Ints, read: npt.NDArray[np.bool_]
 ) -> None:

@@ -1,6 +1,6 @@
-"""Records to what the joiner keeps, by kernel: a read at once, without an object per field.
+"""Records to events as words, by kernel: a read at once, without an object per record.
 
-What the kernels do not read (escapes, errors, features, ...) is None here, and :mod:`stream_app.joiner.decode` reads it alone.
+What the kernels do not read (escapes, errors, ...) has no event here, and :mod:`stream_app.joiner.decode` reads it alone.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.joiner.pending import Ignored, Request, Waiting
+from stream_app.joiner.core.layout import ACTION_WORDS, EVENT_HEAD, PAGE_WORDS, Ints
 
 from .events import ACTION_COLUMNS, CANDIDATE_BYTES, PAGE_COLUMNS, scan_actions, scan_pages, scratch_rows
+from .pack import CANDIDATE_WORDS, pack_actions, pack_pages
 from .values import words
-
-Ints = npt.NDArray[np.int64]
 
 
 class Reader:
@@ -31,70 +30,34 @@ class Reader:
         self._due_after = due_after
         self._scratch = scratch_rows()
 
-    def pages(self, values: Sequence[bytes], offset_of: Sequence[int]) -> list[Request | None]:
-        """Return a request per value.
+    def pages(self, values: Sequence[bytes], offsets: Ints) -> tuple[Ints, Ints, Ints]:
+        """Return events of impressions.
 
         Args:
-            values: JSON of impressions.
-            offset_of: their offsets.
+            values: their JSON ``[N]``.
+            offsets: ``[N]``.
+
+        Returns:
+            Words, and per record where its event begins (-1: it was not read) and its ``ts``.
         """
         n, (data, ends) = len(values), _joined(values)
         room = len(data) // CANDIDATE_BYTES + 1
         rows, firsts = np.empty((n, len(PAGE_COLUMNS)), np.int64), np.empty(n, np.int64)
         ids, positions = np.empty((3, room), np.int64), np.empty(room, np.int32)
         n_candidates = scan_pages(data, ends, self._scratch, rows, ids, positions, firsts)
-        items, categories, domains = (column[:n_candidates].tobytes() for column in ids)
-        placed = positions[:n_candidates].tobytes()
-        unknown = np.zeros(n_candidates + 1, np.int64)
-        np.cumsum((ids[1, :n_candidates] == 0) | (ids[2, :n_candidates] == 0), out=unknown[1:])
-        complete = unknown[firsts] == unknown[np.minimum(firsts + rows[:, 5], n_candidates)]
-        due_after = self._due_after
-        requests: list[Request | None] = []
-        for offset, first, row, known in zip(offset_of, firsts.tolist(), rows.tolist(), complete.tolist(), strict=True):
-            if first < 0:
-                requests.append(None)
-                continue
-            user, request, ts, query, domain, size, one, two, three, four = row
-            wide, narrow = slice(8 * first, 8 * (first + size)), slice(4 * first, 4 * (first + size))
-            requests.append(
-                Request(
-                    offset,
-                    user,
-                    request,
-                    ts,
-                    ts + due_after,
-                    query,
-                    (one, two, three, four),
-                    domain,
-                    size,
-                    items[wide],
-                    categories[wide],
-                    domains[wide],
-                    placed[narrow],
-                    b"",
-                    (),
-                    (),
-                    known,
-                )
-            )
-        return requests
+        packed = np.empty(n * (EVENT_HEAD + PAGE_WORDS) + n_candidates * CANDIDATE_WORDS, np.int64)
+        starts = np.empty(n, np.int64)
+        used = pack_pages(rows, ids, positions, firsts, offsets, self._due_after, packed, starts)
+        return packed[:used], starts, rows[:, 2].copy()
 
-    def actions(self, values: Sequence[bytes], offset_of: Sequence[int]) -> list[Waiting | Ignored | None]:
-        """Return an action per value; arguments as of :meth:`pages`."""
+    def actions(self, values: Sequence[bytes], offsets: Ints) -> tuple[Ints, Ints, Ints]:
+        """Return events of actions; arguments and results as of :meth:`pages`."""
         n, (data, ends) = len(values), _joined(values)
         rows, read = np.empty((n, len(ACTION_COLUMNS)), np.int64), np.empty(n, np.bool_)
         scan_actions(data, ends, self._scratch, rows, *self._kinds, read)
-        actions: list[Waiting | Ignored | None] = []
-        for offset, known, row in zip(offset_of, read.tolist(), rows.tolist(), strict=True):
-            if not known:
-                actions.append(None)
-                continue
-            user, item, ts, kind, request, query, category = row
-            if kind < 0:
-                actions.append(Ignored(ts))
-            else:
-                actions.append(Waiting(offset, user, item, ts, ts, kind, request, query, category))
-        return actions
+        packed, starts = np.empty(n * (EVENT_HEAD + ACTION_WORDS), np.int64), np.empty(n, np.int64)
+        used = pack_actions(rows, read, offsets, packed, starts)
+        return packed[:used], starts, rows[:, 2].copy()
 
 
 def _joined(values: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], Ints]:

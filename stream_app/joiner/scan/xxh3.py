@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from .compiled import inner
+from .compiled import inner, kernel
 
 MAX_BYTES: Final = 128
 _SECRET_HEX: Final = (
@@ -89,7 +88,7 @@ def _up_to_16(data: npt.NDArray[np.uint8], n: int) -> np.uint64:
     return h ^ h >> _U(32)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def xxh3_64(data: npt.NDArray[np.uint8], n: int) -> np.uint64:
     """Return the hash of the first ``n`` bytes, 1 to :data:`MAX_BYTES`."""
     if n <= 16:

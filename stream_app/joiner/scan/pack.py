@@ -1,0 +1,115 @@
+"""What was read of records, as events (:mod:`stream_app.joiner.core.layout`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stream_app.joiner.core.layout import (
+    ACT_EVENT,
+    ACTION_WORDS,
+    COMPLETE,
+    EVENT_HEAD,
+    IGNORED,
+    N_CATEGORIES,
+    PAGE,
+    PAGE_CATEGORIES,
+    PAGE_DOMAIN,
+    PAGE_DUE,
+    PAGE_FLAGS,
+    PAGE_N,
+    PAGE_QUERY,
+    PAGE_REQUEST,
+    PAGE_TS,
+    PAGE_USER,
+    PAGE_WORDS,
+    POSITION,
+    Ints,
+)
+
+from .compiled import kernel
+
+CANDIDATE_WORDS: Final = 4
+
+
+@kernel
+def pack_pages(
+    rows: Ints,
+    ids: Ints,
+    positions: npt.NDArray[np.int32],
+    firsts: Ints,
+    offsets: Ints,
+    due_after: int,
+    packed: Ints,
+    starts: Ints,
+) -> int:
+    """Pack pages.
+
+    Args:
+        rows, ids, positions, firsts: of :func:`~.events.scan_pages`.
+        offsets: ``[N]``.
+        due_after: ms from a request's ``ts`` to its ``due``.
+        packed: events are written here.
+        starts: ``[N]`` is filled: where each begins, -1 for what was not read.
+
+    Returns:
+        Words used.
+    """
+    at = 0
+    for i in range(len(firsts)):
+        first = firsts[i]
+        starts[i] = at if first >= 0 else -1
+        if first < 0:
+            continue
+        row, n = rows[i], rows[i, 5]
+        page = at + EVENT_HEAD
+        packed[at], packed[at + 1] = PAGE, EVENT_HEAD + PAGE_WORDS + CANDIDATE_WORDS * n
+        packed[at + 2], packed[at + 3] = offsets[i], row[2]
+        packed[page + PAGE_USER], packed[page + PAGE_REQUEST], packed[page + PAGE_TS] = row[0], row[1], row[2]
+        packed[page + PAGE_DUE], packed[page + PAGE_QUERY], packed[page + PAGE_DOMAIN] = row[2] + due_after, row[3], row[4]
+        for category in range(N_CATEGORIES):
+            packed[page + PAGE_CATEGORIES + category] = row[6 + category]
+        packed[page + PAGE_N] = n
+        at, complete = page + PAGE_WORDS, True
+        for place in range(n):
+            c = first + place
+            packed[at + place], packed[at + n + place] = ids[0, c], ids[1, c]
+            packed[at + 2 * n + place], packed[at + 3 * n + place] = ids[2, c], np.int64(positions[c]) & POSITION
+            complete = complete and ids[1, c] != 0 and ids[2, c] != 0
+        packed[page + PAGE_FLAGS] = COMPLETE if complete else 0
+        at += CANDIDATE_WORDS * n
+    return at
+
+
+@kernel
+def pack_actions(rows: Ints, read: npt.NDArray[np.bool_], offsets: Ints, packed: Ints, starts: Ints) -> int:
+    """Pack actions.
+
+    Args:
+        rows, read: of :func:`~.events.scan_actions`.
+        offsets, packed, starts: as of :func:`pack_pages`.
+
+    Returns:
+        Words used.
+    """
+    at = 0
+    for i in range(len(read)):
+        starts[i] = at if read[i] else -1
+        if not read[i]:
+            continue
+        row = rows[i]
+        body = at + EVENT_HEAD
+        ignored = row[3] < 0
+        size = EVENT_HEAD if ignored else EVENT_HEAD + ACTION_WORDS
+        packed[at], packed[at + 1] = IGNORED if ignored else ACT_EVENT, size
+        packed[at + 2], packed[at + 3] = offsets[i], row[2]
+        if not ignored:
+            # User, item, ts, logged ts, kind, request, query, category, late.
+            packed[body], packed[body + 1], packed[body + 2], packed[body + 3] = row[0], row[1], row[2], row[2]
+            for column in range(4):
+                packed[body + 4 + column] = row[3 + column]
+            packed[body + 8] = 0
+        at += size
+    return at
