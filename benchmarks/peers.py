@@ -115,7 +115,7 @@ def padded(requests: Requests) -> list[tuple[torch.Tensor, ...]]:
     return steps
 
 
-def blocks_of(requests: Requests) -> list[SampleBlock]:
+def blocks_of(requests: Requests, longest: int = HISTORY) -> list[SampleBlock]:
     """Return the same requests as blocks of samples, one per step."""
     from learners.samples import ragged_rows
 
@@ -125,10 +125,11 @@ def blocks_of(requests: Requests) -> list[SampleBlock]:
     for first in range(0, len(requests.users) - REQUESTS + 1, REQUESTS):
         rows = range(first, first + REQUESTS)
         cut = slice(first, first + REQUESTS)
-        entries = [values[offsets[r] : offsets[r + 1]][-HISTORY:].tolist() for r in rows]
-        times = [requests.history_ts.values[offsets[r] : offsets[r + 1]][-HISTORY:].tolist() for r in rows]
-        shape = np.arange(REQUESTS + 1, dtype=np.int64) * CANDIDATES
-        n = REQUESTS * CANDIDATES
+        entries = [values[offsets[r] : offsets[r + 1]][-longest:].tolist() for r in rows]
+        times = [requests.history_ts.values[offsets[r] : offsets[r + 1]][-longest:].tolist() for r in rows]
+        candidates = requests.items.shape[1]
+        shape = np.arange(REQUESTS + 1, dtype=np.int64) * candidates
+        n = REQUESTS * candidates
         zeros = np.zeros(n, np.int64)
         columns: dict[str, Any] = {
             "request": np.arange(first + 1, first + 1 + REQUESTS, dtype=np.int64),
@@ -147,7 +148,7 @@ def blocks_of(requests: Requests) -> list[SampleBlock]:
             "candidate.item": Ragged(requests.items[cut].reshape(-1), shape),
             "candidate.category": Ragged(zeros, shape),
             "candidate.domain": Ragged(zeros, shape),
-            "candidate.position": Ragged(np.tile(np.arange(CANDIDATES, dtype=np.int32), REQUESTS), shape),
+            "candidate.position": Ragged(np.tile(np.arange(candidates, dtype=np.int32), REQUESTS), shape),
             "candidate.label": Ragged(requests.labels[cut].reshape(-1), shape),
             "candidate.weight": Ragged(np.ones(n, np.float32), shape),
         }

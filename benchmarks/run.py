@@ -2,7 +2,8 @@
 
     make bench                 all of them, with the peers, in an environment of its own (.venv-bench); hours
     make bench-quick           small ones, in minutes; peers only where they are installed
-    python benchmarks/run.py [--quick] [--only NAME...] [--data DIR] [--out FILE]
+    make bench ARGS=--half     the learner's claims in full, the others small: under half an hour on a quiet machine
+    python benchmarks/run.py [--quick | --half] [--only NAME...] [--data DIR] [--out FILE]
 
 Each script stands for one claim, has its baseline in the same run, and can be run by itself. Accuracy and the half hour of the
 live path are left out unless they are named with --only: they take long and are not about speed.
@@ -22,9 +23,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = (
-    *("joiner", "topics", "replay", "step", "peers", "tables", "graph", "queues"),
+    *("joiner", "topics", "replay", "step", "peers", "tables", "graph", "queues", "growth", "limit"),
     *("metrics", "slices", "trainer", "worker", "importers"),
 )
+LEARNER = ("step", "peers", "tables", "graph", "queues", "growth", "limit")
 SLOW = ("accuracy", "live")
 PACKAGES = (
     *("torch", "numba", "numpy", "pyarrow", "rocksdict", "faust-streaming", "kafka-python"),
@@ -58,6 +60,8 @@ def _lines(path: str) -> list[str]:
 def run(name: str, quick: bool, data: Path | None) -> tuple[str, bool]:
     """Run one script; return its section and whether it ended well."""
     command = [sys.executable, f"benchmarks/{name}.py"] + (["--quick"] if quick else [])
+    if name == "growth" and not quick:
+        command += ["--images", "docs/images"]
     if name == "peers" and data is not None:
         command += ["--requests", str(data / "globo_requests.parquet")]
     shown = " ".join(["python", *command[1:]]).replace(str(data), "DATA")
@@ -85,7 +89,9 @@ def run(name: str, quick: bool, data: Path | None) -> tuple[str, bool]:
 def main() -> int:
     """Run what was asked for; 1 if a script failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true")
+    sizes.add_argument("--half", action="store_true", help="full sizes for the learner's claims alone")
     parser.add_argument("--only", nargs="+", choices=[*SCRIPTS, *SLOW])
     parser.add_argument("--data", type=Path, help="folder of the real logs")
     parser.add_argument("--out", type=Path, default=HERE / "RESULTS.md")
@@ -94,11 +100,15 @@ def main() -> int:
     names = options.only or [name for name in SCRIPTS if (HERE / f"{name}.py").is_file()]
     sections, failed = [], []
     for name in names:
-        section, good = run(name, options.quick, options.data)
+        section, good = run(name, options.quick or (options.half and name not in LEARNER), options.data)
         sections.append(section)
         if not good:
             failed.append(name)
-    title = "# Results of the benchmarks" + (", small sizes" if options.quick else "")
+    title = (
+        "# Results of the benchmarks"
+        + (", small sizes" if options.quick else "")
+        + (", small sizes but for the learner" if options.half else "")
+    )
     why = "Written by `benchmarks/run.py`. Trust the ratios: both sides of each were measured in one run."
     options.out.write_text("\n".join([title, "", why, "", *about, "", *sections]))
     print(f"written to {options.out}" + (f"; failed: {', '.join(failed)}" if failed else ""))

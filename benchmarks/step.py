@@ -4,10 +4,10 @@
     python benchmarks/step.py --quick
 
 Each turn runs every model, ours and plain, with 1 and with 2 threads, so that a busy machine slows all of them alike. The plain
-ones are DIN and DNN as they are usually written: one row per impression, histories padded to 50, ``nn.Embedding(sparse=True)``,
-layers of the same widths; they see items alone, so ours stand beside them without positions and statistics too. Both sides
-score and learn. Stages are the shares of one more run under the profiler; the limit is the speed of matrix products and of
-copies, measured in the same run. Without --log a generated log is joined first.
+ones are the models as they are usually written (:mod:`benchmarks.plain`): one row per impression, histories padded to 50,
+``nn.Embedding(sparse=True)``, layers of the same widths; they see items alone, so ours stand beside them on items alone. Both
+sides score and learn. Stages are the shares of one more run under the profiler; the limit is the speed of matrix products and
+of copies, measured in the same run. Without --log a generated log is joined first.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ import numpy as np
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, before torch is there
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
+from benchmarks.plain import KINDS, PlainLearner
 from benchmarks.replay import generated, in_memory
 from learners.models import ModelContext, build
 from learners.samples import SampleBlock, SampleSchema
@@ -43,7 +42,6 @@ from stream_app.profile import Profile
 from stream_app.sample_sources import open_source
 from stream_app.topics.embedded import open_log
 
-PADDED = 50
 STAGES = {
     "dense layers": ("request_mlp.py", "forward"),
     "backward, all": ("graph.py", "_engine_run_backward"),
@@ -56,76 +54,6 @@ STAGES = {
     "counts, queues": ("network.py", "after"),
 }
 Step = Callable[[SampleBlock], Any]
-
-
-class Plain(nn.Module):
-    """DNN or DIN per impression: every candidate carries its own padded history."""
-
-    def __init__(self, rows: int, dim: int, hidden: tuple[int, ...], attention: int | None) -> None:
-        super().__init__()
-        self.items = nn.Embedding(rows, dim, sparse=True, padding_idx=0)
-        nn.init.uniform_(self.items.weight, -0.01, 0.01)
-        self.unit = None
-        if attention is not None:
-            self.unit = nn.Sequential(nn.Linear(4 * dim, attention), nn.PReLU(), nn.Linear(attention, 1))
-        layers: list[nn.Module] = []
-        wide = (3 if attention is None else 5) * dim
-        for width in hidden:
-            layers += [nn.Linear(wide, width), nn.LayerNorm(width), nn.ReLU()]
-            wide = width
-        self.mlp = nn.Sequential(*layers, nn.Linear(wide, 1))
-
-    def forward(self, target: Tensor, history: Tensor) -> Tensor:
-        """Return logits ``[C]`` of rows ``[C]`` and ``[C, 50]``; 0 pads."""
-        q, k = self.items(target), self.items(history)
-        mask = (history != 0).unsqueeze(2).float()
-        mean = k.sum(1) / mask.sum(1).clamp(min=1)
-        parts = [q, mean, q * mean]
-        if self.unit is not None:
-            wide = q.unsqueeze(1).expand_as(k)
-            weight = self.unit(torch.cat([wide, k, wide - k, wide * k], 2)) * mask
-            interest = (weight * k).sum(1)
-            parts += [interest, interest * q]
-        out: Tensor = self.mlp(torch.cat(parts, 1))
-        return out.squeeze(1)
-
-
-class PlainLearner:
-    """The usual loop around :class:`Plain`: ids are hashed to rows, tables have Adagrad, layers Adam."""
-
-    def __init__(self, kind: str, rows: int) -> None:
-        torch.manual_seed(0)
-        self.rows = rows
-        self.model = Plain(rows, 16, (200, 80), 36 if kind == "din" else None)
-        dense = [p for name, p in self.model.named_parameters() if not name.startswith("items")]
-        self.adam = torch.optim.Adam(dense, lr=1e-3, fused=True)
-        self.adagrad = torch.optim.Adagrad(self.model.items.parameters(), lr=0.1)
-
-    def __call__(self, block: SampleBlock) -> Tensor:
-        """Score and learn a block; return probabilities ``[C]``."""
-        target, history = self._padded(block)
-        logits: Tensor = self.model(target, history)
-        labels = torch.from_numpy(np.array(block.ragged("candidate.label").values))
-        self.adam.zero_grad()
-        self.adagrad.zero_grad()
-        loss = binary_cross_entropy_with_logits(logits, labels)
-        torch.autograd.backward(loss)
-        self.adam.step()
-        self.adagrad.step()
-        return logits.detach().sigmoid()
-
-    def _padded(self, block: SampleBlock) -> tuple[Tensor, Tensor]:
-        candidates, history = block.ragged("candidate.item"), block.ragged("click.item")
-        padded = np.zeros((len(block), PADDED), np.int64)
-        kept = history.lengths.clip(max=PADDED)
-        back = np.arange(PADDED) < kept[:, None]
-        source = history.offsets[1:, None] - kept[:, None] + np.arange(PADDED)
-        padded[back] = self._row(history.values[source[back]])
-        per_candidate = np.repeat(padded, candidates.lengths, 0)
-        return torch.from_numpy(self._row(candidates.values)), torch.from_numpy(per_candidate)
-
-    def _row(self, ids: np.ndarray) -> np.ndarray:
-        return 1 + (ids.view(np.uint64) % np.uint64(self.rows - 1)).astype(np.int64)
 
 
 def measured(step: Step, blocks: list[SampleBlock]) -> tuple[float, float]:
@@ -182,8 +110,8 @@ def contestants(config: RunConfig, schema: SampleSchema, blocks: list[SampleBloc
     for model in config.replay.models:
         kind, options = config.model_type(model), config.model_options(model)
         makers[model] = partial(ours, config, schema, model, options)
-        if kind in ("din", "dnn"):
-            items_only = {**options, "position": False, "statistics": False}
+        if kind in KINDS:
+            items_only = {**options, "position": False, "statistics": False} | ({"queries": False} if kind == "egin" else {})
             makers[f"{model}, items only"] = partial(ours, config, schema, model, items_only)
             makers[f"{model}, plain torch"] = partial(PlainLearner, kind, rows)
     return makers
@@ -212,7 +140,7 @@ def main() -> None:
         if options.log is None:
             generated(folder, requests)
         layers = [*joined_layers(folder), *([read_layer(options.config)] if options.config else [])]
-        flags = {"models": tuple(options.model or ("egin", "din", "dnn")), "eval": "immediate", "bootstrap": 0}
+        flags = {"models": tuple(options.model or ("egin", "din", "bst", "dnn")), "eval": "immediate", "bootstrap": 0}
         config = with_defaults(resolve([*layers, Layer("the benchmark", {"replay": flags})]))
         with open_log(folder) as log:
             source = open_source(log, config.join, Profile())
@@ -248,6 +176,10 @@ def table(results: dict[str, Any]) -> str:
             lines.append(
                 f"{name:32}{statistics.median(row['per_s']):16,.0f}{statistics.median(row['per_cpu_s']):16,.0f}   {spread}"
             )
+            if (plain := results.get(name.replace(", items only", ", plain torch"))) and ", items only" in name:
+                times = statistics.median(row["per_s"]) / statistics.median(plain["per_s"])
+                of_cpu = statistics.median(row["per_cpu_s"]) / statistics.median(plain["per_cpu_s"])
+                lines.append(f"{'':32}{times:15.1f}x{of_cpu:15.1f}x   of plain torch")
         elif name.startswith("limit"):
             lines.append(f"{name:32}{row['matrix_gflop_per_s']:10.0f} GFLOP/s{row['copy_gb_per_s']:10.0f} GB/s")
         else:

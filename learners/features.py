@@ -49,7 +49,13 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     initial_scale: float = 0.01
     """New vectors are uniform in [-scale, scale)."""
     max_rows: int = 10_000_000
-    """Rows of each table, at most."""
+    """Rows of each table, at most; then those not seen for longest give way."""
+    admit_after: int = 1
+    """An id gets a row in a table once it was seen so often; until then it is scored as a new one, and learns nothing."""
+    admit_probability: float = 1.0
+    """A new id gets a row with this probability, drawn anew in every batch that it is in; the other way to admit."""
+    expire_after_ms: int | None = None
+    """Rows not seen for so long in event time are removed."""
     sequences: tuple[str, ...] = ()
     """Item sequences to use; all of the samples' by default."""
     position: bool = True
@@ -60,6 +66,19 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Whether what the learned stream says of an item is an input: age, count, impressions and click rate lately."""
     half_life_ms: float = 1_800_000.0
     """Of those last two, in event time."""
+
+    def table(self, dim: int, **others: Any) -> TableConfig:
+        """Return the options of a table of vectors of ``dim``; ``others`` stand in for the network's."""
+        own = {
+            "rate": self.table_rate,
+            "keep": self.table_keep,
+            "initial_scale": self.initial_scale,
+            "max_rows": self.max_rows,
+            "admit_after": self.admit_after,
+            "admit_probability": self.admit_probability,
+            "expire_after_ms": self.expire_after_ms,
+        }
+        return TableConfig(dim=dim, **{**own, **others})
 
 
 class Encoded(NamedTuple):
@@ -115,15 +134,7 @@ class Inputs(nn.Module):
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def _table(self, name: str, dim: int, context: ModelContext) -> EmbeddingTable:
-        config = self.config
-        table = TableConfig(
-            dim=dim,
-            rate=config.table_rate,
-            keep=config.table_keep,
-            initial_scale=config.initial_scale,
-            max_rows=config.max_rows,
-        )
-        return EmbeddingTable(f"{context.name}/{name}", table, context.seed, context.device)
+        return EmbeddingTable(f"{context.name}/{name}", self.config.table(dim), context.seed, context.device)
 
     @property
     def target_dim(self) -> int:

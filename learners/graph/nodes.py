@@ -47,7 +47,7 @@ class GraphNodes:
         self.kind, self.options, self.context = kind, options, context
         self.own = self._table("graph", options.table) if options.own else None
         self.bias = self._table("bias", msgspec.structs.replace(options.table, dim=1)) if options.bias else None
-        self.keys_of = (self.own or shared).index
+        self.table = self.own or shared
         self.queue = IdQueue(options.queue)
 
     def _table(self, name: str, config: TableConfig) -> EmbeddingTable:
@@ -72,12 +72,12 @@ class GraphNodes:
             source: where each node stands in (history, now), ``[N]``.
             ts: event time of the batch, ms.
         """
-        ids = self.keys_of.keys[vectors.rows]
+        ids = self.table.keys_of(vectors)
         places = torch.cat([vectors.places[PAST], vectors.places[NOW]]).cpu().numpy()[source]
         drawn = vectors.places[DRAWN]
         first = second = vectors.weight
         if self.bias is not None:
-            bias = self.bias.gather(ids, learn=True, ts=ts).weight  # distinct ids, so [U, 1] in the same order
+            bias = self.bias.gather(ids, learn=True, ts=ts).of(0)  # [U, 1]; an id that has no row may be there twice
             first, second = torch.cat([first, torch.ones_like(bias)], 1), torch.cat([second, bias], 1)
         log_p = None if self.options.log_q == "none" else self.queue.log_probability(ids)
         at = drawn.cpu().numpy()

@@ -37,7 +37,7 @@ from learners.network import ClickNetwork, Forward, NeuralLearner
 from learners.request_mlp import Part, RequestMLP, SlotPart, distinct
 from learners.samples import QUERY
 from learners.sim_extract import SimExtract
-from learners.tables import Gathered, TableConfig
+from learners.tables import Gathered
 from learners.tables.index import Keys
 from negative_queues import draw_key
 
@@ -122,13 +122,7 @@ class EGIN(ClickNetwork):
 
     def _node_options(self) -> NodeOptions:
         config = self.config
-        table = TableConfig(
-            dim=config.dim,
-            rate=config.graph_rate,
-            keep=config.graph_keep,
-            initial_scale=config.graph_scale,
-            max_rows=config.max_rows,
-        )
+        table = config.table(config.dim, rate=config.graph_rate, keep=config.graph_keep, initial_scale=config.graph_scale)
         return NodeOptions(
             table=table,
             own=config.graph and config.graph_table == "own",

@@ -29,7 +29,8 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     evict: Literal["oldest", "rarest"] = "oldest"
     """Who gives way at the bound: rows not seen for longest, or learned in the fewest batches (then not seen for longest)."""
     expire_after_ms: int | None = None
-    """Rows not seen for so long in event time are removed; looked for when an eighth of that time has passed."""
+    """Rows not seen for so long in event time are removed; looked for when an eighth of that time has passed, and a row that
+    comes back in that very batch stays."""
     admit_after: int = 1
     """A key gets a row once it was seen so often, as a count sketch counts it (never too late, rarely too early)."""
     admit_probability: float = 1.0

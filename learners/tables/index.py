@@ -153,9 +153,11 @@ class RowIndex:
         criteria.append(self.times.last[: self.n])
         self._evict(lowest(criteria, held, min(n_held, max(least, self.max_rows // EVICTED_SHARE))))
 
-    def expire(self, before_ts: int) -> None:
-        """Remove all keys that were last seen before ``before_ts`` (ms)."""
-        gone = np.flatnonzero((self.keys[: self.n] != 0) & (self.last_ts < before_ts)).astype(np.int32)
+    def expire(self, before_ts: int, protected: Rows) -> None:
+        """Remove all keys that were last seen before ``before_ts`` (ms), but for the rows that are ``protected``."""
+        old = (self.keys[: self.n] != 0) & (self.last_ts < before_ts)
+        old[protected] = False
+        gone = np.flatnonzero(old).astype(np.int32)
         if len(gone):
             self._evict(gone)
 

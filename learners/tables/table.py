@@ -27,12 +27,14 @@ class Gathered(NamedTuple):
     """Vectors of one batch.
 
     ``weight`` is ``[U, D]``, a leaf that collects the gradient; ``places`` has, per key array that was asked for, the row of
-    ``weight`` of each key, int64 ``[N]``; ``rows`` are the table's rows, int32 ``[U]``, -1 for keys that it does not hold.
+    ``weight`` of each key, int64 ``[N]``; ``rows`` are the table's rows, int32 ``[U]``, -1 for keys that it does not hold, each
+    of which has an entry per use; ``unheld`` are those keys, in the order of their entries.
     """
 
     weight: torch.Tensor
     places: list[torch.Tensor]
     rows: Rows
+    unheld: Keys
 
     def of(self, use: int) -> torch.Tensor:
         """Return the vectors of the ``use``-th key array, ``[N, D]``."""
@@ -103,25 +105,30 @@ class EmbeddingTable:
         flat = np.concatenate(keys) if len(keys) != 1 else np.ascontiguousarray(keys[0])
         rows = self._rows_to_learn(flat, ts) if learn else self.index.find(self._own(flat))
         unique, inverse = self.index.dedupe(rows)
-        unknown = unique < 0
+        unknown, unheld = unique < 0, flat[rows < 0]  # dedupe keeps unknown keys one entry each, in their order
         weight = self._weight.index_select(0, self._on_device(unique.clip(min=0)))
-        if unknown.any():
-            # dedupe keeps unknown keys one entry each, in the order in which they stand in `flat`
-            weight[self._on_device(unknown)] = self._initial(flat[rows < 0])
+        if len(unheld):
+            weight[self._on_device(unknown)] = self._initial(unheld)
         ends = [0, *itertools.accumulate(map(len, keys))]
         places = [self._on_device(inverse[start:end]) for start, end in itertools.pairwise(ends)]
-        gathered = Gathered(weight, places, unique)
+        gathered = Gathered(weight, places, unique, unheld)
         if learn:
             self.index.touch(unique, ts)
             weight.requires_grad_()
             self._pending = gathered
         return gathered
 
+    def keys_of(self, gathered: Gathered) -> Keys:
+        """Return the key of every entry of the table's latest gather, int64 ``[U]``."""
+        keys: Keys = self.index.keys[gathered.rows]
+        keys[gathered.rows < 0] = gathered.unheld
+        return keys
+
     def apply_gradients(self) -> None:
         """Take one step of the optimiser on the rows of the last learning :meth:`gather`."""
         if self._pending is None:
             raise RuntimeError(f"table {self.name!r}: apply_gradients needs a gather(learn=True) before it")
-        (weight, _, rows), self._pending = self._pending, None
+        (weight, _, rows, _), self._pending = self._pending, None
         if weight.grad is None:
             return
         self.index.changed[rows[rows >= 0]] = True  # a mark may have been set since they were gathered
@@ -175,7 +182,8 @@ class EmbeddingTable:
     def _rows_to_learn(self, keys: Keys, ts: int) -> Rows:
         if (after := self.config.expire_after_ms) is not None and ts >= self._swept_ts + max(1, after // 8):
             self._swept_ts = ts
-            self.index.expire(ts - after)
+            held = self.index.find(keys)  # what the batch asks for stays, so that it is learned as it was scored
+            self.index.expire(ts - after, protected=held[held > 0])
         rows, new = self.index.find_or_admit(self._own(keys))
         self._lengthen()
         if len(new):

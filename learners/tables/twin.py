@@ -61,8 +61,9 @@ class TorchTable:
         unique, inverse = _dedupe(rows)
         weight = self.columns["weight"].index_select(0, unique.clamp(min=0))
         weight[unique < 0] = self._initial(flat[rows < 0])
+        unheld = flat[rows < 0].cpu().numpy()
         ends = [0, *itertools.accumulate(map(len, keys))]
-        gathered = Gathered(weight, [inverse[a:b] for a, b in itertools.pairwise(ends)], unique.int().cpu().numpy())
+        gathered = Gathered(weight, [inverse[a:b] for a, b in itertools.pairwise(ends)], unique.int().cpu().numpy(), unheld)
         if learn:
             weight.requires_grad_()
             self._pending = gathered
@@ -72,7 +73,7 @@ class TorchTable:
         """Take one step on the rows of the last learning :meth:`gather`."""
         if self._pending is None:
             raise RuntimeError(f"table {self.name!r}: apply_gradients needs a gather(learn=True) before it")
-        (weight, _, rows), self._pending = self._pending, None
+        (weight, _, rows, _), self._pending = self._pending, None
         if weight.grad is not None:
             at = torch.from_numpy(rows).to(self.device)
             kept = {name: column for name, column in self.columns.items() if name != "weight"}

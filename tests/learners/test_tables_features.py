@@ -228,6 +228,15 @@ def test_expiry_by_event_time_reports_the_keys() -> None:
     assert table.describe()["evicted"] == 1
 
 
+def test_what_the_batch_asks_for_does_not_expire_in_it() -> None:
+    """Else a row would be learned from another vector than it was scored with."""
+    table = EmbeddingTable("t", TableConfig(dim=2, expire_after_ms=800))
+    learn(table, keys(1, 2), ts=1_000)
+    scored = table.gather(keys(1)).of(0)
+    assert torch.equal(table.gather(keys(1), learn=True, ts=9_000).of(0).detach(), scored)
+    assert table.index.last_evicted.tolist() == [2]
+
+
 def test_the_rarest_give_way() -> None:
     table = EmbeddingTable("t", TableConfig(dim=1, max_rows=5, evict="rarest"))
     for ts, batch in enumerate([keys(1, 2, 3, 4), keys(1, 2, 4), keys(1, 4)], 1):

@@ -53,7 +53,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule(ids=KEYS, passed=st.integers(0, 60))
     def learn(self, ids: list[int], passed: int) -> None:
         self.now += passed
-        self.expire()
+        self.expire(set(ids))
         for key in ids:
             if key and key not in self.vectors:
                 self.waiting[key] = self.waiting.get(key, 0) + 1
@@ -71,11 +71,11 @@ class TableMachine(RuleBasedStateMachine):
             self.counts[key] += 1
             self.seen[key] = self.now
 
-    def expire(self) -> None:
-        """What the table is about to remove for its age."""
+    def expire(self, batch: set[int]) -> None:
+        """What the table is about to remove for its age; none of the batch."""
         if self.now >= self.swept + EXPIRE_MS // 8:
             self.swept = self.now
-            for key in [key for key, ts in self.seen.items() if ts < self.now - EXPIRE_MS]:
+            for key in [key for key, ts in self.seen.items() if ts < self.now - EXPIRE_MS and key not in batch]:
                 self.forget(key)
 
     def make_room(self, n_new: int, batch: set[int]) -> None:
