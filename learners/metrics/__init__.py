@@ -2,7 +2,8 @@
 
 from learners.metrics.bootstrap import BUCKETS, DRAWN_FIGURES, Interval, UserBuckets, paired_intervals
 from learners.metrics.breakdown import CELL_FIGURES, Breakdown
-from learners.metrics.cells import Cell, CellIds, SliceCells, SliceOptions
+from learners.metrics.cells import VALUES, Cell, CellIds, SliceCells, SliceOptions
+from learners.metrics.drawn import DrawnHits
 from learners.metrics.figures import FIGURES, Reliability, as_json
 from learners.metrics.fingerprint import Fingerprint
 from learners.metrics.progressive import MetricOptions, Metrics, Window
@@ -16,9 +17,11 @@ __all__ = [
     "CELL_FIGURES",
     "DRAWN_FIGURES",
     "FIGURES",
+    "VALUES",
     "Breakdown",
     "Cell",
     "CellIds",
+    "DrawnHits",
     "Fingerprint",
     "Interval",
     "MetricError",

@@ -1,15 +1,17 @@
 """Which slice an impression is in: one cell per dimension (item cold or known, position 3, hour 14, a feature's value).
 
-A dimension cuts the stream into disjoint cells. Those of the standard dimensions are fixed; a dimension of values (domain,
-a feature) gets a cell for each of the first :data:`VALUES` values that it meets, and one for all others. Cells are numbered
-over all dimensions, so that whoever adds figures up per cell (:class:`learners.metrics.Breakdown`) knows of no dimension.
+A dimension cuts the stream into disjoint cells. Those of the standard dimensions are fixed; a dimension of ids (domain, a
+feature) gets a cell for each of the first :data:`VALUES` that it meets, and one for all others. Of a float feature the first
+:data:`VALUES` values are *landmarks*: each later value belongs to the nearest one. They are a sample of the stream's beginning,
+so they lie densely where the values do, and neighbouring cells can be added up to bins of about equal size
+(:func:`stream_app.report.slices.slices_json` does). Cells are numbered over all dimensions, so that whoever adds figures up per
+cell (:class:`learners.metrics.Breakdown`) knows of no dimension.
 
 Shapes: ``R`` requests, ``C`` candidates, ``Dr`` dimensions of requests, ``Dc`` of candidates.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -63,6 +65,8 @@ class Cell(NamedTuple):
     dimension: str
     value: str
     """As people read it; of an id, its hash in hexadecimal digits."""
+    landmark: float | None = None
+    """Of a float feature: the value itself."""
 
 
 class CellIds(NamedTuple):
@@ -92,17 +96,26 @@ class _Values:
         self.cells = np.zeros(VALUES, np.int16)
         self.n = 0
 
-    def label(self, key: int) -> str:
-        """Return a value as people read it."""
+    def cell(self, dimension: str, key: int) -> Cell:
+        """Return the slice of a value."""
         if self.kind is not float:
-            return MISSING if key == 0 else f"{key & 0xFFFFFFFFFFFFFFFF:016x}"
+            return Cell(dimension, MISSING if key == 0 else f"{key & 0xFFFFFFFFFFFFFFFF:016x}")
         value = float(np.int32(key).view(np.float32))
-        return MISSING if math.isnan(value) else f"{value:g}"
+        return Cell(dimension, f"{value:g}", value)
 
     def add(self, key: int, cell: int) -> None:
         """Give a value a cell."""
         self.keys[self.n], self.cells[self.n] = key, cell
         self.n += 1
+
+    def nearest(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return the cells of the landmarks next to some floats, the lower one of two; NaN is missing, which is ``other``."""
+        landmarks = _floats(self.keys[: self.n])
+        order = np.argsort(landmarks)
+        floats = _floats(keys)
+        bounds = (landmarks[order][1:] + landmarks[order][:-1]) / 2
+        cells = self.cells[order[np.searchsorted(bounds, floats, side="left")]]
+        return np.where(np.isnan(floats), np.int16(self.other), cells)
 
 
 class SliceCells:
@@ -162,7 +175,7 @@ class SliceCells:
 
     def _add_values(self, dimension: str, column: str | None, kind: type) -> None:
         self._values[dimension] = _Values(column, kind, len(self.cells))
-        self.cells.append(Cell(dimension, OTHER))
+        self.cells.append(Cell(dimension, MISSING if kind is float else OTHER))
 
     def assign(self, block: SampleBlock) -> CellIds:
         """Return the cells of a block, and count it."""
@@ -189,16 +202,33 @@ class SliceCells:
         return np.where(query != 0, self._first["query"] + level, -1)
 
     def _cells_of(self, dimension: str, values: _Values, keys: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        if values.kind is float:
+            return self._float_cells(dimension, values, keys)
         cells = np.empty(len(keys), np.int16)
         at = 0
         while (at := _look_up(keys, values.keys, values.cells, values.n, values.other, at, cells)) < len(keys):
-            key = int(keys[at])
-            values.add(key, len(self.cells))
-            self.cells.append(Cell(dimension, values.label(key)))
+            self._meet(dimension, values, int(keys[at]))
         return cells
+
+    def _float_cells(self, dimension: str, values: _Values, keys: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        if values.n < VALUES:
+            there = np.flatnonzero(~np.isnan(_floats(keys)))
+            _, first = np.unique(keys[there], return_index=True)
+            known = set(values.keys[: values.n].tolist())
+            for key in keys[there[np.sort(first)]].tolist():
+                if key not in known and values.n < VALUES:
+                    self._meet(dimension, values, key)
+        return values.nearest(keys) if values.n else np.full(len(keys), values.other, np.int16)
+
+    def _meet(self, dimension: str, values: _Values, key: int) -> None:
+        """Give a value that has none a cell."""
+        values.add(key, len(self.cells))
+        self.cells.append(values.cell(dimension, key))
 
     def merge(self, other: SliceCells) -> Cells:
         """Add what ``other`` counted and met; return the cell here of each of its cells, int16 ``[len(other.cells)]``.
+
+        A landmark of ``other`` that finds no place here goes to the nearest one, and all that it stood for with it.
 
         Raises:
             MetricError: the two have other dimensions.
@@ -235,9 +265,7 @@ class SliceCells:
         self._items.counters[:], self._queries.counters[:] = state["items"], state["queries"]
         names = list(self._values)
         for number, key in state["met"].tolist():
-            values = self._values[names[number]]
-            values.add(key, len(self.cells))
-            self.cells.append(Cell(names[number], values.label(key)))
+            self._meet(names[number], self._values[names[number]], key)
 
 
 def _keys(block: SampleBlock, values: _Values) -> npt.NDArray[np.int64]:
@@ -251,6 +279,12 @@ def _keys(block: SampleBlock, values: _Values) -> npt.NDArray[np.int64]:
     floats = np.array(column, np.float32) + np.float32(0.0)  # -0 is 0
     floats[np.isnan(floats)] = np.float32(np.nan)  # one NaN of the many
     return floats.view(np.int32).astype(np.int64)
+
+
+def _floats(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return floats by their bits; infinite ones as the largest, so that midpoints are numbers."""
+    most = float(np.finfo(np.float32).max)
+    return np.clip(keys.astype(np.int32).view(np.float32).astype(np.float64), -most, most)
 
 
 def _position_cells(positions: npt.NDArray[np.int32], first: int) -> npt.NDArray[Any]:

@@ -48,7 +48,7 @@ class Import:
     save_config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """With --kafka: write how these events are best joined, for --config of join and replay."""
     live: tyro.conf.FlagCreatePairsOff[bool] = False
-    """The first event is now, and the others follow at the pace of their own times."""
+    """The first event is now, and the others follow at the pace of their own times; to Kafka, anew at each start."""
     rate: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="(default: no limit)")] = None
     """At most so many events per second."""
     limit: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
@@ -64,6 +64,7 @@ class Import:
         from stream_app.commands.where import open_for_writing
         from stream_app.commands.written import print_written
         from stream_app.config import read_layer
+        from stream_app.importers.books import TopicBook
         from stream_app.importers.pace import Pace
         from stream_app.importers.registry import importer_kind
         from stream_app.importers.run import run_import
@@ -74,8 +75,18 @@ class Import:
         pace = Pace(self.rate, self.live) if self.live or self.rate is not None else None
         place = open_for_writing(self.log, self.kafka, self.config, self.set)
         with place as log, Progress(f"import {self.kind}", "") as progress:
+            # Live events are new ones at each start, so there is nothing to go on with.
+            book = TopicBook(log) if self.log is None and not self.live else None
             report = run_import(
-                self.kind, self.files, log, self.log, options, limit=self.limit, on_progress=progress.update_of, pace=pace
+                self.kind,
+                self.files,
+                log,
+                self.log,
+                options,
+                limit=self.limit,
+                on_progress=progress.update_of,
+                pace=pace,
+                book=book,
             )
         print_written(self.log, report, as_json=self.json, kafka=self.kafka, save_config=self.save_config)
         return 0

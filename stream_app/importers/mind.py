@@ -22,15 +22,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from stream_app.events import Action, Impression, ImpressionItem, Item
 from stream_app.joiner.config import ItemSequence, JoinConfig
 
 from .lines import first_line, numbered_lines
-from .ordering import sorted_rows
+from .ordering import Row, RowSort
 from .source import Chunk, Event, ImporterKind, ImportOptions, SourceError, Tally, bad_row
 
 __all__ = ["HISTORY", "KIND", "MindImport", "MindOptions"]
@@ -44,8 +45,9 @@ _TIME: Final = "%m/%d/%Y %I:%M:%S %p"
 _STEP_MS: Final = 1_000
 _RUN_ROWS: Final = 50_000
 _CHUNK: Final = 2_048
-_READING: Final = 0.4
-"""Part of the work that reading and both sorts are, for the progress display."""
+_READ: Final = 0.2
+_SORTED: Final = 0.4
+"""Part of the work that is done when all is read, and when both sorts are; for the progress display."""
 
 
 class MindOptions(ImportOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -76,7 +78,6 @@ class MindImport:
         kinds = {path: _kind(path) for path in files}
         self._behaviors = [path for path in files if kinds[path] == "behaviors"]
         self._news = [path for path in files if kinds[path] == "news"]
-        self._n_lines = 0
         if not self._behaviors:
             raise SourceError(
                 f"there is no behaviors.tsv among {', '.join(path.name for path in files)}: give it, and news.tsv"
@@ -104,68 +105,81 @@ class MindImport:
 
     def chunks(self, limit: int | None) -> Iterator[Chunk]:
         """Yield items, impressions and actions; ``limit`` counts impressions."""
-        events: list[Event] = []
-        first, n_requests, n_rows = True, 0, 0
-        for row in sorted_rows(self._rows(), _RUN_ROWS):
-            ts, user, request, items = row
-            if first:
-                first = False
-                yield from self._items(ts - 1)
-            n_rows += 1
-            if request is None:
-                events.append(Action(user, items, ts, HISTORY))
-                continue
-            events += _shown(ts, user, request, items)
-            n_requests += 1
-            if n_requests == limit:
-                break
-            if len(events) >= _CHUNK:
-                share = min(1.0, n_requests / max(1, self._n_lines))
-                yield Chunk(events, int(self.total * (_READING + (1 - _READING) * share)))
-                events = []
-        if first:
-            raise SourceError(
-                f"{', '.join(path.name for path in self._behaviors)}: there is no impression that can be imported"
-            )
-        yield Chunk(events, self.total)
+        with RowSort(_RUN_ROWS) as by_user, RowSort(_RUN_ROWS) as by_time:
+            yield from self._sort_all(by_user, by_time)
+            first_ts, rows = _first_ts(by_time.merged())
+            if first_ts is None:
+                raise SourceError(
+                    f"{', '.join(path.name for path in self._behaviors)}: there is no impression that can be imported"
+                )
+            yield from self._items(first_ts - 1)
+            events: list[Event] = []
+            n_requests = 0
+            for n_rows, (ts, user, request, items) in enumerate(rows, 1):
+                if request is None:
+                    events.append(Action(user, items, ts, HISTORY))
+                else:
+                    events += _shown(ts, user, request, items)
+                    n_requests += 1
+                    if n_requests == limit:
+                        break
+                if len(events) >= _CHUNK:
+                    yield Chunk(events, self._done(_SORTED, 1.0, n_rows, by_time.n_rows))
+                    events = []
+            yield Chunk(events, self.total)
 
-    def _rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield (ts, user, request, list) of impressions and (ts, user, None, item) of histories, by user and time."""
-        # Two sorts: the first one finds each user's first impression, wherever it stands in the files.
-        by_user = sorted_rows((([shown.user, shown.ts], *shown) for shown in self._impressions()), _RUN_ROWS)
-        for _, rows in groupby(by_user, key=lambda row: row[2]):
+    def _sort_all(self, by_user: RowSort, by_time: RowSort) -> Iterator[Chunk]:
+        """Put (ts, user, request, list) of impressions and (ts, user, None, item) of histories into ``by_time``.
+
+        Two sorts: the first one finds each user's first impression, wherever it stands in the files.
+        """
+        for shown, done in self._impressions():
+            by_user.add(([shown.user, shown.ts], *shown))
+            if by_user.n_rows % _CHUNK == 0:
+                yield Chunk([], self._done(0.0, _READ, done, self.total))
+        n_read = 0
+        for _, rows in groupby(by_user.merged(), key=itemgetter(2)):
             for n, (_, ts, user, request, history, items) in enumerate(rows):
                 if n == 0 and self.options.histories:
-                    read = history.split()
-                    yield from ((ts - _STEP_MS * back, user, None, item) for back, item in zip(_down(read), read, strict=True))
-                yield ts, user, request, items
+                    for back, item in enumerate(reversed(history.split()), 1):
+                        by_time.add((ts - _STEP_MS * back, user, None, item))
+                by_time.add((ts, user, request, items))
+                n_read += 1
+                if n_read % _CHUNK == 0:
+                    yield Chunk([], self._done(_READ, _SORTED, n_read, by_user.n_rows))
 
-    def _impressions(self) -> Iterator[_Shown]:
+    def _done(self, first: float, last: float, n: int, of: int) -> int:
+        """Return how many bytes of the files a part of the work stands for, ``n`` of ``of`` of which is done."""
+        return int(self.total * (first + (last - first) * min(1.0, n / max(1, of))))
+
+    def _impressions(self) -> Iterator[tuple[_Shown, int]]:
+        """Yield impressions, each with the bytes that have been read."""
+        base = 0
         for path in self._behaviors:
-            for number, parts in _split(path, (_N_BEHAVIORS,), _BEHAVIORS, self.tally):
+            for number, parts, done in _split(path, (_N_BEHAVIORS,), _BEHAVIORS, self.tally):
                 request, user, time, history, items = parts
                 found = _why_not(request, user, time, items)
                 if isinstance(found, int):
-                    self._n_lines += 1
-                    yield _Shown(found, user, request, history, items)
+                    yield _Shown(found, user, request, history, items), base + done
                 else:
                     field, value, why = found
                     self.tally.bad(bad_row(path, number, field, value, f"{why} ({_BEHAVIORS})"))
+            base += path.stat().st_size
 
     def _items(self, ts: int) -> Iterator[Chunk]:
         """Yield the news as of just before the log."""
         events: list[Event] = []
         for path in self._news:
-            for number, (item, category, subcategory, *_) in _split(path, _N_NEWS, _NEWS, self.tally):
+            for number, (item, category, subcategory, *_), _ in _split(path, _N_NEWS, _NEWS, self.tally):
                 if not item or not category:
                     self.tally.bad(bad_row(path, number, "the line", item, f"lacks an id or a category ({_NEWS})"))
                     continue
                 features = {"subcategory": subcategory} if subcategory else {}
                 events.append(Item(item, ts, category, None, dict(features)))
                 if len(events) >= _CHUNK:
-                    yield Chunk(events, int(self.total * _READING))
+                    yield Chunk(events, self._done(_SORTED, 1.0, 0, 1))
                     events = []
-        yield Chunk(events, int(self.total * _READING))
+        yield Chunk(events, self._done(_SORTED, 1.0, 0, 1))
 
 
 def _kind(path: Path) -> str:
@@ -181,15 +195,15 @@ def _kind(path: Path) -> str:
     raise SourceError(f"{path.name}:1: has {n_fields} fields by tabs; {_BEHAVIORS}, {_NEWS}")
 
 
-def _split(path: Path, n_fields: tuple[int, ...], says: str, tally: Tally) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number, fields) of each line; those with another number of fields go to the tally, blank ones to nowhere."""
-    for first, data, _ in numbered_lines(path):
+def _split(path: Path, n_fields: tuple[int, ...], says: str, tally: Tally) -> Iterator[tuple[int, list[str], int]]:
+    """Yield (number, fields, bytes read) of each line; the tally gets those with another number of fields, blank ones go."""
+    for first, data, done in numbered_lines(path):
         for number, line in enumerate(data.split(b"\n"), first):
             if not line.strip():
                 continue
             parts = line.rstrip(b"\r").decode(errors="replace").split("\t")
             if len(parts) in n_fields:
-                yield number, parts
+                yield number, parts, done
                 continue
             wanted = " or ".join(map(str, n_fields))
             shown = line[:60].decode(errors="replace")
@@ -220,8 +234,10 @@ def _shown(ts: int, user: str, request: str, items: str) -> Iterator[Event]:
     yield from (Action(user, item[:-2], ts, _CLICK, request) for item in listed if item[-1] == "1")
 
 
-def _down(entries: list[str]) -> range:
-    return range(len(entries), 0, -1)
+def _first_ts(rows: Iterator[Row]) -> tuple[int | None, Iterator[Row]]:
+    """Return the time of the first row, None where there is none, and all rows."""
+    first = next(rows, None)
+    return (None, rows) if first is None else (first[0], chain([first], rows))
 
 
 KIND = ImporterKind(

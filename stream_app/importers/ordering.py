@@ -6,15 +6,17 @@ import heapq
 import tempfile
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
-from typing import IO, Any, Final
+from types import TracebackType
+from typing import IO, Any, Final, Self, TypeAlias
 
 import msgspec
 
 from stream_app.events import Action
 
-__all__ = ["ActionQueue", "sorted_rows"]
+__all__ = ["ActionQueue", "Row", "RowSort", "sorted_rows"]
 
 RUN_ROWS: Final = 250_000
+Row: TypeAlias = tuple[Any, ...]
 
 
 class ActionQueue:
@@ -47,33 +49,53 @@ class ActionQueue:
         return [heapq.heappop(self._heap)[2] for _ in range(len(self._heap))]
 
 
-def sorted_rows(rows: Iterable[tuple[Any, ...]], run_rows: int = RUN_ROWS) -> Iterator[tuple[Any, ...]]:
-    """Sort tuples by their first element, stably: in memory up to ``run_rows``, else by an external merge of runs on disk.
+class RowSort:
+    """An external sort of tuples by their first element, stable; a context, which removes the runs on disk.
 
     Args:
-        rows: (key, ...) of what msgpack can carry; keys are ints, or lists of ints and strings.
         run_rows: rows in memory at a time.
     """
-    runs: list[IO[bytes]] = []
-    try:
-        run: list[tuple[Any, ...]] = []
-        for row in rows:
-            run.append(row)
-            if len(run) >= run_rows:
-                runs.append(_spill(run))
-                run = []
-        run.sort(key=itemgetter(0))
-        # merge() prefers the earlier run among equal keys, so the whole is stable.
-        yield from heapq.merge(*map(_read, runs), run, key=itemgetter(0))
-    finally:
-        for file in runs:
+
+    def __init__(self, run_rows: int = RUN_ROWS) -> None:
+        self.n_rows = 0
+        self._run_rows = run_rows
+        self._run: list[Row] = []
+        self._spilled: list[IO[bytes]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for file in self._spilled:
             file.close()
 
+    def add(self, row: Row) -> None:
+        """Take a row in: (key, ...) of what msgpack can carry; keys are ints, or lists of ints and strings."""
+        self._run.append(row)
+        self.n_rows += 1
+        if len(self._run) >= self._run_rows:
+            self._spilled.append(_spill(self._run))
+            self._run = []
 
-def _spill(run: list[tuple[Any, ...]]) -> IO[bytes]:
+    def merged(self) -> Iterator[Row]:
+        """Yield all rows in order; asked once, after the last :meth:`add`."""
+        self._run.sort(key=itemgetter(0))
+        # merge() prefers the earlier run among equal keys, so the whole is stable.
+        yield from heapq.merge(*map(_read, self._spilled), self._run, key=itemgetter(0))
+
+
+def sorted_rows(rows: Iterable[Row], run_rows: int = RUN_ROWS) -> Iterator[Row]:
+    """Sort the rows of an iterator as :class:`RowSort` does; the first one comes when all have been read."""
+    with RowSort(run_rows) as sort:
+        for row in rows:
+            sort.add(row)
+        yield from sort.merged()
+
+
+def _spill(run: list[Row]) -> IO[bytes]:
     run.sort(key=itemgetter(0))
     encoder = msgspec.msgpack.Encoder()
-    file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by sorted_rows
+    file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by RowSort
     for row in run:
         data = encoder.encode(row)
         file.write(len(data).to_bytes(4, "little") + data)
@@ -81,7 +103,7 @@ def _spill(run: list[tuple[Any, ...]]) -> IO[bytes]:
     return file
 
 
-def _read(file: IO[bytes]) -> Iterator[tuple[Any, ...]]:
-    decoder = msgspec.msgpack.Decoder(tuple[Any, ...])
+def _read(file: IO[bytes]) -> Iterator[Row]:
+    decoder = msgspec.msgpack.Decoder(Row)
     while size := file.read(4):
         yield decoder.decode(file.read(int.from_bytes(size, "little")))

@@ -1,13 +1,15 @@
-"""What a killed import needs to go on: ``LOG/imports/FINGERPRINT.json``, one file per import.
+"""What a killed import needs to go on, kept in a book (:mod:`.books`): a folder of the log, or a topic of the cluster.
 
 1. The fingerprint names the source files (name, size, hashes of both ends), the importer, its options and the limit.
-2. Before the first append the file is written with the ends of all raw topics: the *base*.
+2. Before the first append the book gets the ends of all raw topics: the *base*.
 3. Batches are appended; nothing else is written.
-4. After the last append the file says that the import is done, with its report.
+4. After the last append the book says that the import is done, with its report.
 
 A run that finds a base makes the same events again, and leaves out ``end - base`` records per partition. Dead after 2: nothing
-is left out. After any append of 3: exactly what was appended is left out, since an append is all or nothing. After 4: the
-report is returned. So the ends that the log itself keeps are the progress, and nothing has to be kept in step with them.
+is left out. After any append of 3: exactly what was appended is left out, since a partition gets its records in their order
+and none twice (an append is all or nothing in a folder; in Kafka it may be cut off after some of its records, which does as
+well). After 4: the report is returned. So the ends that the log itself keeps are the progress, and nothing has to be kept in
+step with them.
 """
 
 from __future__ import annotations
@@ -23,34 +25,13 @@ import msgspec
 from stream_app.events import RAW_TOPICS
 from stream_app.topics import Log
 
-from .report import ImportReport
+from .books import Book, ImportState
 from .source import SourceError
 
-__all__ = ["ImportState", "begin", "fingerprint", "skips"]
+__all__ = ["begin", "fingerprint", "skips"]
 
 _END_BYTES: Final = 1 << 20
 _FORMAT: Final = 1
-
-
-class ImportState(msgspec.Struct, kw_only=True):
-    """The content of a progress file."""
-
-    kind: str
-    files: list[str]
-    base: dict[str, list[int]]
-    """Ends of the raw topics that existed when the import began."""
-    report: ImportReport | None = None
-    """Set when the import is done."""
-
-    def save(self, path: Path) -> None:
-        """Write the file: whole or not at all, and durable."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        with new.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(self), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
 
 
 def fingerprint(kind: str, files: Sequence[Path], options: msgspec.Struct, limit: int | None) -> str:
@@ -68,55 +49,62 @@ def fingerprint(kind: str, files: Sequence[Path], options: msgspec.Struct, limit
     return digest.hexdigest()[:16]
 
 
-def begin(folder: Path, identity: str, kind: str, files: Sequence[Path], log: Log) -> tuple[Path, ImportState, bool]:
-    """Return the progress file of an import, its state, and whether an earlier run had begun it.
+def begin(book: Book, identity: str, kind: str, files: Sequence[Path], log: Log) -> tuple[ImportState, bool]:
+    """Return the state of an import, and whether an earlier run had begun it.
 
     Raises:
-        SourceError: another import into this log is unfinished: its records could not be told from this one's.
+        SourceError: another import into this log is unfinished: its records could not be told from this one's. Or the import
+            was done, and its records are not there any more.
     """
-    path = folder / f"{identity}.json"
-    if path.exists():
-        return path, _load(path), True
-    for other in sorted(folder.glob("*.json")):
-        state = _load(other)
+    known = book.all()
+    if identity in known:
+        _check_still_there(known[identity], log, book)
+        return known[identity], True
+    for other, state in known.items():
         if state.report is None:
             raise SourceError(
                 f"the import of {', '.join(state.files) or state.kind} ({state.kind}) into this log was cut off: run it again "
-                f"with the same options to finish it, or use a new log folder. (Its progress is in {other.name})"
+                f"with the same options to finish it, or use {book.place}. (It is {other} in `imports`)"
             )
-    names = log.topics()
-    base: dict[str, list[int]] = {
-        name: [log.topic(name).end(p) for p in range(names[name])] for name in RAW_TOPICS if name in names
-    }
-    state = ImportState(kind=kind, files=[file.name for file in files], base=base)
-    state.save(path)
-    return path, state, False
+    state = ImportState(kind=kind, files=[file.name for file in files], base=_ends(log))
+    book.save(identity, state)
+    return state, False
 
 
-def skips(state: ImportState, log: Log, n_partitions: int) -> dict[str, list[int]]:
+def skips(state: ImportState, log: Log, n_partitions: int, book: Book) -> dict[str, list[int]]:
     """Return the records per topic and partition that earlier runs of this import appended.
 
     Raises:
         SourceError: the log is shorter than when the import began.
     """
+    book.settle(lambda: [end for ends in _ends(log).values() for end in ends])
     found: dict[str, list[int]] = {}
-    for name, n_found in log.topics().items():
-        if name not in RAW_TOPICS or n_found != n_partitions:
+    for name, ends in _ends(log).items():
+        if len(ends) != n_partitions:
             continue
         base = state.base.get(name, [0] * n_partitions)
-        found[name] = [log.topic(name).end(p) - base[p] for p in range(n_partitions)]
+        found[name] = [end - begun for end, begun in zip(ends, base, strict=True)]
         if min(found[name]) < 0:
-            raise SourceError(
-                f"topic {name!r} is shorter than when this import began: the log was replaced, its `imports` folder was not; "
-                "remove the whole log folder and import again"
-            )
+            raise _replaced(name, book)
     return found
 
 
-def _load(path: Path) -> ImportState:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=ImportState)
-    except msgspec.MsgspecError as error:
-        raise SourceError(
-            f"{path}: not a progress file of an import ({error}); remove the log folder and import again"
-        ) from error
+def _ends(log: Log) -> dict[str, list[int]]:
+    names = log.topics()
+    return {name: [log.topic(name).end(p) for p in range(names[name])] for name in RAW_TOPICS if name in names}
+
+
+def _check_still_there(state: ImportState, log: Log, book: Book) -> None:
+    if state.report is None:
+        return
+    ends = _ends(log)
+    for name, n_events in state.report.events.items():
+        if sum(ends.get(name, [])) < sum(state.base.get(name, [])) + n_events:
+            raise _replaced(name, book)
+
+
+def _replaced(name: str, book: Book) -> SourceError:
+    return SourceError(
+        f"topic {name!r} is shorter than this import left it: the log was replaced, its `imports` were not; remove both, or "
+        f"import into {book.place}"
+    )

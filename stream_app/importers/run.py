@@ -10,6 +10,7 @@ import msgspec
 
 from stream_app.topics import Log
 
+from .books import Book, FolderBook
 from .pace import Pace
 from .progress import begin, fingerprint, skips
 from .registry import importer_kind
@@ -30,6 +31,7 @@ def run_import(
     limit: int | None = None,
     on_progress: Progress | None = None,
     pace: Pace | None = None,
+    book: Book | None = None,
 ) -> ImportReport:
     """Import files into a log.
 
@@ -39,11 +41,12 @@ def run_import(
         kind: a name of :func:`~stream_app.importers.registry.importer_names`.
         files: read in the given order.
         log: where to; its raw topics are created if need be.
-        log_dir: folder of the log, for ``imports/FINGERPRINT.json``; None (a log in memory) cannot be resumed.
+        log_dir: folder of the log, for ``imports/FINGERPRINT.json``; None is no folder.
         options: an instance of the kind's options; None takes the defaults.
         limit: end after so many impressions (events, where a source has no impressions).
         on_progress: called with (done, total, unit).
         pace: when events are due; None writes them as they come.
+        book: where progress is kept, if not in the folder; without either an import cannot be resumed.
 
     Raises:
         SourceError: a file, a row or an option cannot be used.
@@ -62,7 +65,8 @@ def run_import(
         raise SourceError(f"importer {kind!r}: no files given")
     tally = Tally(options.on_error)
     source = importer.open(list(files), options, tally)
-    return write_source(Job(kind, source, tally, options, options.partitions, limit), log, log_dir, on_progress, pace)
+    job = Job(kind, source, tally, options, options.partitions, limit)
+    return write_source(job, log, log_dir, on_progress, pace, book)
 
 
 class Job(NamedTuple):
@@ -77,19 +81,26 @@ class Job(NamedTuple):
 
 
 def write_source(
-    job: Job, log: Log, log_dir: Path | None, on_progress: Progress | None, pace: Pace | None = None
+    job: Job,
+    log: Log,
+    log_dir: Path | None,
+    on_progress: Progress | None,
+    pace: Pace | None = None,
+    book: Book | None = None,
 ) -> ImportReport:
     """Write all that a source makes to a log; see :func:`run_import`."""
     kind, source, tally, options, partitions, limit = job
     if partitions < 1:
         raise SourceError(f"partitions = {partitions}: at least 1")
-    path, state, resumed = None, None, False
-    if log_dir is not None:
+    if book is None and log_dir is not None:
+        book = FolderBook(log_dir / "imports")
+    identity, state, resumed, skip = "", None, False, {}
+    if book is not None:
         identity = fingerprint(kind, source.inputs(), options, limit)
-        path, state, resumed = begin(log_dir / "imports", identity, kind, source.inputs(), log)
+        state, resumed = begin(book, identity, kind, source.inputs(), log)
         if state.report is not None:
             return msgspec.structs.replace(state.report, was_done=True)
-    skip = skips(state, log, partitions) if state is not None and resumed else {}
+        skip = skips(state, log, partitions, book) if resumed else {}
     writer = EventWriter(log, partitions, skip, resumed and any(map(any, skip.values())), pace)
     for chunk in source.chunks(limit):
         writer.write(chunk.events)
@@ -113,7 +124,7 @@ def write_source(
         left_out=dict(tally.left_out),
         resumed=resumed,
     )
-    if path is not None and state is not None:
+    if book is not None and state is not None:
         state.report = report
-        state.save(path)
+        book.save(identity, state)
     return report

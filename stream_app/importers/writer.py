@@ -6,7 +6,7 @@ and leaving out, per partition, as many records as it had appended (:mod:`.progr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -119,32 +119,34 @@ class EventWriter:
 
     def write(self, events: Iterable[Event]) -> None:
         """Append events, in their order per topic; a batch reaches the log when it is full."""
-        for event in events if self._pace is None else self._paced(events, self._pace):
+        for event in events:
             lane = self._lanes.get(type(event)) or self._open(type(event))
             if isinstance(event, Item):
                 key, partition = self._item_partitions[event.item_id]
             else:
                 key, partition = self._partitions[event.user_id]
+            skipped = lane.left_to_skip and lane.skips(partition)
+            if self._pace is not None and not skipped:  # What an earlier run wrote is not waited for.
+                event = self._when_due(event, self._pace)
             ts = event.ts
             if self.first_ts is None or ts < self.first_ts:
                 self.first_ts = ts
             if self.last_ts is None or ts > self.last_ts:
                 self.last_ts = ts
             lane.n_events += 1
-            if lane.left_to_skip and lane.skips(partition):
+            if skipped:
                 continue
             buffer = lane.buffers[partition]
             buffer.append(Message(ts, key, self._encoder.encode(event)))
             if len(buffer) >= BATCH:
                 lane.flush(partition)
 
-    def _paced(self, events: Iterable[Event], pace: Pace) -> Iterator[Event]:
-        for event in events:
-            due, wait_s = pace.admit(event)
-            if wait_s >= _SHORTEST_WAIT_S:
-                self.flush()
-                pace.sleep(wait_s)
-            yield due
+    def _when_due(self, event: Event, pace: Pace) -> Event:
+        due, wait_s = pace.admit(event)
+        if wait_s >= _SHORTEST_WAIT_S:
+            self.flush()
+            pace.sleep(wait_s)
+        return due
 
     def flush(self) -> None:
         """Append what is still held back."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BEST = "best possible"
 _DIFFERENCE = 1
+DRAWN_HITS = "hr@3_drawn"
+"""Figure of a standing that is there where positives were ranked among drawn negatives (``replay.hr_negatives``)."""
 JSON_FIGURES = ("auc", "gauc", "gauc_user", "log_loss", "ne", "mrr")
 
 
@@ -63,7 +65,7 @@ def as_json(standings: Sequence[Standing], *, best: Mapping[str, float] | None =
     """Return ``{"models": {NAME: {...}}, "best_auc"?}``, models in the order of the run, null for NaN."""
     models = {
         standing.name: {
-            **{name: _number(standing.figures[name]) for name in JSON_FIGURES},
+            **{name: _number(standing.figures[name]) for name in (*JSON_FIGURES, *_extra([standing]))},
             "impressions": int(standing.figures["impressions"]),
             "impressions_per_s": _number(standing.impressions_per_s),
             "digest": standing.digest,
@@ -82,7 +84,7 @@ def table(
     title: str | None = None,
 ) -> Table:
     """Return the table as wide as the console allows, the best AUC first; arguments as in :func:`leaderboard`."""
-    columns = _columns(standings[0].name, intervals)
+    columns = _columns(standings[0].name, intervals, _extra(standings))
     # Models without an AUC go last, and equal ones stay in the order of the run.
     ranked = sorted(standings, key=lambda s: -s.figures["auc"] if math.isfinite(s.figures["auc"]) else math.inf)
     unbounded = console.options.update(width=10_000)  # a console tells no width above its own otherwise
@@ -95,13 +97,19 @@ def table(
         columns = [column for column in columns if column is not least]
 
 
-def _columns(first: str, intervals: Mapping[str, Mapping[str, Interval]]) -> list[_Column]:
+def _extra(standings: Sequence[Standing]) -> tuple[str, ...]:
+    return (DRAWN_HITS,) if any(DRAWN_HITS in standing.figures for standing in standings) else ()
+
+
+def _columns(first: str, intervals: Mapping[str, Mapping[str, Interval]], extra: Sequence[str] = ()) -> list[_Column]:
     columns = [
         _Column("model", 0, lambda s: Text(s.name, overflow="ellipsis", no_wrap=True)),
         _Column("AUC", 0, lambda s: _figure(s, "auc")),
     ]
     if intervals:
         columns.append(_Column(f"vs {first}", _DIFFERENCE, lambda s: _difference(s, first, intervals)))
+    if extra:
+        columns.append(_Column("HR@3 drawn", 2, lambda s: _figure(s, DRAWN_HITS)))
     return [
         *columns,
         _Column("gAUC", 3, lambda s: _figure(s, "gauc")),
@@ -133,7 +141,7 @@ def _caption(standings: Sequence[Standing], columns: Sequence[_Column]) -> str:
 
 
 def _figure(standing: Standing, name: str) -> str:
-    value = standing.figures[name]
+    value = standing.figures.get(name, math.nan)
     return f"{value:.4f}" if math.isfinite(value) else "-"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from stream_app.report.names import named
 from stream_app.report.series import read_lines, series
 from stream_app.runs import CONFIG, METRICS, RunError, is_run
 
@@ -30,7 +31,7 @@ def read_run(folder: Path) -> dict[str, Any]:
             f"the run in {str(folder)!r} has no {SNAPSHOT}: it got to no checkpoint yet, or an older Freshet wrote it. "
             "Go on with it (--resume), or replay again"
         )
-    found: dict[str, Any] = msgspec.json.decode((folder / SNAPSHOT).read_bytes())
+    found: dict[str, Any] = named(msgspec.json.decode((folder / SNAPSHOT).read_bytes()))
     name = folder.resolve().name
     moments = _thinned(read_lines(folder / MOMENTS))
     config = (folder / CONFIG).read_text()

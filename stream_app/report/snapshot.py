@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -38,6 +39,9 @@ class Reportable(Protocol):
 
     def wall_seconds(self) -> float:
         """Return the wall time of the run."""
+
+    def lag(self) -> Mapping[str, float]:
+        """Return how far it is behind, in seconds, by what it is behind; nothing where there is nothing to wait for."""
 
 
 def snapshot(run: Reportable, *, finished: bool) -> dict[str, Any]:

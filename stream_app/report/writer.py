@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from stream_app.report.names import read_names
 from stream_app.report.run_data import MOMENTS, SNAPSHOT
 from stream_app.report.several import write_page
 from stream_app.report.snapshot import Reportable, snapshot
@@ -34,6 +35,8 @@ class PageWriter:
         self.folder = folder
         self.seconds = 0.0
         """Wall time spent on the page so far."""
+        self.names: dict[str, str] = {}
+        """Names of the ids that the finished page shows, by the first digits of their hash."""
         self._resumed = resumed
         self._last = 0.0
         self._wrote_at = time.monotonic()
@@ -58,7 +61,7 @@ class PageWriter:
         self._write(run, result)
 
     def _note(self, kind: str, run: Reportable) -> None:
-        line = {"kind": kind, "ts": run.ts, "requests": run.requests, "seconds": round(run.wall_seconds(), 1)}
+        line = {"kind": kind, "ts": run.ts, "requests": run.requests, "seconds": round(run.wall_seconds(), 1), **run.lag()}
         with (self.folder / MOMENTS).open("ab") as file:
             file.write(msgspec.json.encode(line) + b"\n")
 
@@ -79,5 +82,7 @@ class PageWriter:
         data = snapshot(run, finished=result is not None)
         for name, found in ({} if result is None else result["models"]).items():
             data["models"][name] |= {key: found[key] for key in ("digest", "difference") if key in found}
+        if result is not None and data["log"]:
+            data["names"] = self.names = read_names(data, Path(data["log"]))
         write_whole(self.folder / SNAPSHOT, msgspec.json.encode(data))
         write_page(self.folder)

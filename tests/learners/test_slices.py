@@ -130,15 +130,28 @@ def test_values_of_ids_cut_the_stream(feature: str) -> None:
     assert "missing" in found
 
 
-def test_many_values_share_one_cell_after_the_first() -> None:
+def test_floats_belong_to_the_nearest_of_the_first_values() -> None:
     blocks = [random_block(seed=seed, n_requests=200) for seed in range(2)]  # prices are random floats
     cells, breakdown = counted(blocks)
-    mine = [i for i, cell in enumerate(cells.cells) if cell.dimension == "price"]
-    assert len(mine) == VALUES + 1
-    impressions = {cells.cells[i].value: breakdown.figures(i)["impressions"] for i in mine}
-    assert impressions["other"] > 1_000
-    assert impressions["missing"] > 50  # NaN is one value
-    assert sum(impressions.values()) == sum(block.n_candidates for block in blocks)
+    prices = np.concatenate([block.ragged("candidate_feature.price").values for block in blocks])
+    known = prices[~np.isnan(prices)].tolist()
+    landmarks = list(dict.fromkeys(known))[:VALUES]
+    expected = Counter(min(landmarks, key=lambda landmark: (abs(landmark - price), landmark)) for price in known)
+    mine = {i: cell for i, cell in enumerate(cells.cells) if cell.dimension == "price"}
+    found = {c.landmark: breakdown.figures(i)["impressions"] for i, c in mine.items() if c.landmark is not None}
+    assert found == expected
+    missing = [breakdown.figures(i)["impressions"] for i, c in mine.items() if c.value == "missing"]
+    assert missing == [np.isnan(prices).sum()]
+
+
+def test_more_ids_than_there_are_cells_share_one() -> None:
+    block = random_block(n_requests=300, n_items=2_000)
+    ids = np.arange(block.n_candidates) % (2 * VALUES) + 1
+    brand = Ragged(ids.astype(np.int64), block.ragged("candidate_feature.brand").offsets)
+    cells, breakdown = counted([replaced(block, candidate_feature__brand=brand)])
+    found = {c.value: breakdown.figures(i)["impressions"] for i, c in enumerate(cells.cells) if c.dimension == "brand"}
+    assert len(found) == VALUES + 1
+    assert found["other"] == (ids > VALUES).sum()
 
 
 def figures_by_cell(cells: SliceCells, breakdown: Breakdown) -> dict[Cell, dict[str, float]]:

@@ -161,3 +161,22 @@ def test_made_up_times_are_a_second_apart(tmp_path: Path) -> None:
     times = np.array([a.ts for a in events(log, ACTIONS, Action)])
     assert (np.diff(times) == 1_000).all()
     assert times[-1] == T
+
+
+def test_progress_moves_while_both_sorts_read(tmp_path: Path) -> None:
+    lines = [f"{n}\tU{n % 900}\t11/13/2019 8:{n % 60:02}:57 AM\tN1 N2\tN4-0 N5-1\n" for n in range(9_000)]
+    (tmp_path / "behaviors.tsv").write_text("".join(lines))
+    log, seen = MemoryLog(), list[tuple[int, int]]()
+
+    def on_progress(done: int, total: int, unit: str) -> None:
+        n_written = sum(log.topic(IMPRESSIONS).end(partition) for partition in range(4)) if seen else 0
+        seen.append((done, n_written))
+
+    run_import("mind", [tmp_path / "behaviors.tsv"], log, None, on_progress=on_progress)
+    total = (tmp_path / "behaviors.tsv").stat().st_size
+    shares = [done / total for done, _ in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    early = [share for share, (_, written) in zip(shares, seen, strict=True) if written == 0]
+    assert len([share for share in early if 0 < share <= 0.2]) >= 4, "reading"
+    assert len([share for share in early if 0.2 < share < 0.4]) >= 3, "the second sort"

@@ -201,7 +201,7 @@ def test_a_log_that_is_not_what_the_import_left(tmp_path: Path) -> None:
         run_import("rows", [path], log, tmp_path / "two", OPTIONS)
     shorter = MemoryLog()
     shorter.create(IMPRESSIONS, 3)
-    with pytest.raises(SourceError, match="shorter than when this import began"):
+    with pytest.raises(SourceError, match="shorter than this import left it"):
         run_import("rows", [path], shorter, tmp_path / "two", OPTIONS)
 
 

@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 
 from stream_app.cli import main
+from stream_app.events import hash_id
+from stream_app.report.names import read_names
 from stream_app.report.page import page
 from stream_app.report.run_data import MOST_MOMENTS, read_run
 from stream_app.report.series import MOST_POINTS, read_lines, series
+from stream_app.report.slices import BINS
 
 
 def data_of(html: str) -> dict[str, Any]:
@@ -212,3 +215,63 @@ def test_vendored_scripts_are_those_that_are_written_down() -> None:
     assert {name: hashlib.sha256(data).hexdigest() for name, data in scripts.items()} == noted
     assert {f"{name.split('.')[0]}.LICENSE" for name in scripts} <= {each.name for each in vendor.iterdir()}
     assert sum(map(len, scripts.values())) < 1_500_000
+
+
+def test_a_page_says_names_where_the_log_knows_them(folder: Path) -> None:
+    run = read_run(folder / "demo" / "run")
+    example = run["examples"][-1]
+    assert re.fullmatch(r"u\d+", example["user"])
+    assert all(re.fullmatch(r"i\d+", item) for item in example["candidates"]["item"])
+    assert all(re.fullmatch(r"c\d+", category) for category in example["candidates"]["category"])
+    entries = [each for one in run["examples"] for each in one["sequences"]["click"]["ids"]]
+    assert len(entries) > 50
+    assert all(re.fullmatch(r"i\d+", each) for each in entries)
+
+
+def test_names_are_those_of_the_hashes(folder: Path) -> None:
+    data = msgspec.json.decode((folder / "demo" / "run" / "report.json").read_bytes())
+    assert data["names"]
+    for digits, name in data["names"].items():
+        namespace = {"u": "user", "i": "item", "c": "category", "q": "query", "d": "domain"}[name[0]]
+        assert f"{hash_id(namespace, name) & 0xFFFFFFFFFFFFFFFF:016x}".startswith(digits)
+    again = read_names(data, Path(data["log"]))
+    assert again == data["names"]
+    assert read_names(data, folder / "there is none") == {}
+
+
+def test_slices_of_ids_have_names_and_those_of_floats_bins(tmp_path: Path) -> None:
+    prices = np.random.default_rng(0).lognormal(3, 1, 900)
+    rows = (
+        f"r{n // 3},u{n % 7},{1_700_000_000_000 + 60_000 * (n // 3)},i{n % 50},{int(n % 3 == 1)},shop {n % 4},{prices[n]:.4f}\n"
+        for n in range(900)
+    )
+    (tmp_path / "log.csv").write_text("request_id,user_id,ts,item_id,label,shop,price\n" + "".join(rows))
+    (tmp_path / "mapping.toml").write_text('layout = "flat"\nfeatures = { shop = "id", price = "float" }\n')
+    log = str(tmp_path / "log")
+    assert main(["import", "rows", str(tmp_path / "log.csv"), "--log", log, "--mapping", str(tmp_path / "mapping.toml")]) == 0
+    assert main(["join", "--log", log]) == 0
+    replay = ["replay", "--log", log, "--model", "popularity", "--run", str(tmp_path / "run"), "--slice", "shop"]
+    assert main([*replay, "--slice", "price"]) == 0
+    run = read_run(tmp_path / "run")
+    assert set(run["slices"]["shop"]) == {"shop 0", "shop 1", "shop 2", "shop 3"}
+    bins = run["slices"]["price"]
+    assert len(bins) == BINS
+    impressions = [each["models"]["popularity"]["impressions"] for each in bins.values()]
+    assert sum(impressions) == 900
+    bounds = [float(bound) for bound in re.findall(r"to ([\d.]+)", " ".join(bins))]
+    assert bounds == sorted(bounds)
+    counts = np.histogram(prices, [0, *bounds, np.inf])[0]
+    assert np.abs(counts - impressions).max() <= 2, "midpoints are shown with four digits"
+    assert max(impressions) < 3 * 900 / BINS
+
+
+def test_a_trainer_notes_how_far_it_is_behind(folder: Path) -> None:
+    words = ["train", "--log", str(folder / "demo" / "log"), "--model", "popularity", "--run", str(folder / "train"), "--drain"]
+    words += ["--set", "replay.checkpoint_seconds=0.001", "--set", "replay.batch_requests=20"]
+    assert main(words) == 0
+    start, *others = read_run(folder / "train")["moments"]
+    assert "lag" not in start
+    assert others
+    assert all(each["lag"] >= 0 for each in others)
+    assert all(each["delay"] > 0 for each in others)
+    assert all("lag" not in each for each in read_run(folder / "demo" / "run")["moments"])

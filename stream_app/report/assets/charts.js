@@ -43,6 +43,12 @@ function plot(width, options) {
 }
 
 // Lines over event time. `lines` are [{entry, points: [[ms, value]]}].
+// Points that no line reaches: without a value before and after.
+function alone(points) {
+  const known = (i) => points[i] !== undefined && points[i][1] !== null && points[i][1] !== undefined;
+  return points.filter((_, i) => known(i) && !known(i - 1) && !known(i + 1));
+}
+
 function timeChart(title, lines, { yLabel, moments = true, zero = false, log = false, format = short } = {}) {
   const shown = lines.filter(({ points }) => points.some(([, value]) => value !== null));
   if (!shown.length) return null;
@@ -66,8 +72,8 @@ function timeChart(title, lines, { yLabel, moments = true, zero = false, log = f
           Plot.line(points, { x: ([ms]) => new Date(ms), y: ([, value]) => value ?? NaN, stroke: entry.colour, strokeWidth: 1.8,
             strokeDasharray: entry.dash || null, curve: "linear" }),
         ),
-        ...shown.filter(({ points }) => points.length === 1).map(({ entry, points }) =>
-          Plot.dot(points, { x: ([ms]) => new Date(ms), y: ([, value]) => value, fill: entry.colour })),
+        ...shown.map(({ entry, points }) =>
+          Plot.dot(alone(points), { x: ([ms]) => new Date(ms), y: ([, value]) => value, fill: entry.colour })),
         Plot.tip(rows, Plot.pointer({ x: "at", y: "value", title: (row) => `${row.label}\n${utc(+row.at)}\n${format(row.value)}` })),
       ],
     });

@@ -17,7 +17,7 @@ function requests() {
   queueMicrotask(show);
   return section("requests", "What the models looked at",
     note("Some requests, drawn by the run's seed; scores and likenesses with the weights as they were when this page was written, " +
-      "not those that scored the request. Ids are the first digits of their hash."),
+      "not those that scored the request. An id whose name the run could not know is shown by the first digits of its hash."),
     el("p", {}, el("label", { for: "request" }, "Request "), chooser), place);
 }
 
@@ -61,11 +61,16 @@ function looks(entry, example) {
   return [el("h3", {}, named(entry)), el("div", { class: "grid" }, ...parts)];
 }
 
+// A name that fits beside an axis.
+function brief(name) {
+  return name.length > 9 ? `${name.slice(0, 8)}…` : name;
+}
+
 function lookFigure(entry, example, look) {
   const entries = example.sequences[look.sequence];
   const { item, label } = example.candidates;
   const ofCandidates = look.values.length === item.length && !look.name.startsWith("q2");
-  const rowName = (y) => (ofCandidates ? `${item[y].slice(0, 6)}${label[y] > 0 ? " ✓" : ""}` : "query");
+  const rowName = (y) => (ofCandidates ? `${brief(item[y])}${label[y] > 0 ? " ✓" : ""}` : "query");
   const cells = look.values.flatMap((row, y) => row.map((value, x) => ({ x, y, value })));
   const picked = look.picked.flatMap((row, y) => row.map((x, rank) => ({ x, y, rank })));
   const attention = look.name.startsWith("attention");

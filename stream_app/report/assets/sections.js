@@ -109,9 +109,28 @@ function speed() {
   const charts = [
     timeChart("Impressions learned per second of model time", seriesLines("impressions_per_s"), { log: true, format: whole }),
     wallChart(),
-    ...statCharts("lag", {}),
+    momentChart("lag", "Behind the newest sample, seconds of event time"),
+    momentChart("delay", "Age of the newest learned sample by the wall clock, seconds"),
   ].filter(Boolean);
   return charts.length ? section("speed", "Throughput and lag", legend(MODELS), el("div", { class: "grid" }, ...charts)) : null;
+}
+
+// What a trainer noted of its lag at its checkpoints, against wall time.
+function momentChart(key, title) {
+  const lines = RUNS.map((run, i) => ({ run, colour: COLOURS[i % COLOURS.length], dash: DASHES[i % DASHES.length],
+    moments: run.moments.filter((each) => each[key] !== undefined) })).filter(({ moments }) => moments.length > 1);
+  if (!lines.length) return null;
+  const draw = (width) => plot(width, {
+    x: { label: "wall time of the run, s", grid: true }, y: { label: null, grid: true, zero: true, tickFormat: compact },
+    marks: lines.flatMap(({ moments, colour, dash }) => [
+      Plot.line(moments, { x: "seconds", y: key, stroke: colour, strokeDasharray: dash || null, strokeWidth: 1.8 }),
+      Plot.dot(moments, { x: "seconds", y: key, fill: colour, r: 2.5, tip: true }),
+    ]),
+  });
+  const rows = lines.flatMap(({ run, moments }) => moments.map((each) => ({ ...each, name: run.name })));
+  const numbers = () => table([["run", (row) => row.name], ["wall seconds", (row) => short(row.seconds), true],
+    ["seconds behind", (row) => short(row[key]), true]], rows, title);
+  return figure(title, draw, numbers);
 }
 
 // Requests learned against wall time, from the moments of the run: flat where it waited.
@@ -136,8 +155,9 @@ function queues() {
   const titles = { "queue.item.fill": "Ids in the item queue", "queue.item.age": "Mean age in the item queue (pushes)",
     "queue.query.fill": "Ids in the query queue", "queue.query.age": "Mean age in the query queue (pushes)" };
   const charts = [...statCharts("queue.", titles), ...statCharts("edges.", { "edges.i2i": "Edges item to item, per request", "edges.q2q": "Edges query to query, per request",
-    "edges.q2i": "Edges query to item, per request" }), ...statCharts("drift.")];
-  const shown = MODELS.filter(({ run, name }) => Object.keys(run.series[name] || {}).some((each) => /^(queue|edges|drift)\./.test(each)));
+    "edges.q2i": "Edges query to item, per request" }), ...statCharts("ccl.", { "ccl.drift": "Drift of queued keys: cosine with the same entries encoded now (1: none)",
+      "ccl.filled": "Keys in CCL's queue", "ccl.waiting": "Pairs that wait for CCL's encoder" })];
+  const shown = MODELS.filter(({ run, name }) => Object.keys(run.series[name] || {}).some((each) => /^(queue|edges|ccl)\./.test(each)));
   return charts.length ? section("queues", "Queues and edges", legend(shown),
     el("div", { class: "grid" }, ...charts)) : null;
 }
