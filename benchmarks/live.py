@@ -3,8 +3,11 @@
     python benchmarks/live.py [--minutes 30] [--rate 200] [--kafka HOST:PORT] [--model egin]
     python benchmarks/live.py --quick
 
-``--rate``: pages a second, as they happen. A line a minute: resident memory (MB), what waits (records of the worker, event
-seconds of the trainer), rates. At the end the slope of memory over the second half, in MB an hour, and the largest lag there.
+``--rate``: pages a second, as they happen. A line a minute: resident memory (MB) and what of it is anonymous (the rest are
+pages of files, which the system takes back when it needs them), what waits (records of the worker, event seconds of the
+trainer), rates. At the end the slopes of memory over the second half, in MB an hour, and the largest lag there.
+The world is small (``--users``, ``--items``) and so are EGIN's queues of negatives (20,000 ids in place of a million), so that
+tables, histories and queues are full soon: what grows after that is a leak.
 Without ``--kafka`` a broker is started from Maven's jars.
 """
 
@@ -41,7 +44,23 @@ models = ["{model}"]
 threads = 1
 window_ms = 60000
 checkpoint_seconds = 30.0
+[models.egin]
+type = "egin"
+queue = 20000
 """
+TITLES = (
+    ("minute", 7),
+    ("worker MB", 11),
+    ("anon.", 7),
+    ("lag rec.", 10),
+    ("inbox", 8),
+    ("trainer MB", 12),
+    ("anon.", 7),
+    ("lag s", 8),
+    ("pages/s", 9),
+    ("impr./s", 9),
+    ("CPU %", 7),
+)
 FRESHET = [sys.executable, "-m", "stream_app.cli"]
 
 
@@ -55,10 +74,10 @@ class Program:
         command = [*FRESHET, *words, *more]
         self.process = subprocess.Popen(command, stdout=log.open("wb"), stderr=subprocess.STDOUT, cwd=log.parent)
 
-    def memory_mb(self) -> float:
-        """Return its resident memory."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    def memory_mb(self, what: str = "VmRSS") -> float:
+        """Return its resident memory, or the part of it that a field of /proc/PID/status names."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) * 1_024 / 1e6
 
     def cpu_seconds(self) -> float:
         """Return what it has used of the processors."""
@@ -95,6 +114,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--rate", type=float, default=200.0)
     parser.add_argument("--model", default="egin")
+    parser.add_argument("--users", type=int, default=300)
+    parser.add_argument("--items", type=int, default=500)
     parser.add_argument("--kafka")
     parser.add_argument("--every", type=float, default=60.0, help="seconds between lines")
     parser.add_argument("--quick", action="store_true")
@@ -110,7 +131,14 @@ def main() -> None:
         cluster = [f"--kafka={server}", prefix]
         ports = free_ports(2)
         config = f"--config={folder / 'freshet.toml'}"
-        simulated = [f"--rate={options.rate}", "--requests=100000000", "--label-window-ms=15000", "--click-delay-ms=3000"]
+        world = [f"--users={options.users}", f"--items={options.items}", "--queries=50", "--categories=20"]
+        simulated = [
+            *world,
+            f"--rate={options.rate}",
+            "--requests=100000000",
+            "--label-window-ms=15000",
+            "--click-delay-ms=3000",
+        ]
         simulator = Program(["simulate", *cluster, "--live", "--partitions=2", *simulated], folder / "simulator.log")
         opened.callback(simulator.end)
         time.sleep(5)
@@ -118,8 +146,7 @@ def main() -> None:
         opened.callback(worker.end)
         trainer = Program(["train", *cluster, config, f"--run={folder / 'run'}"], folder / "trainer.log", ports[1])
         opened.callback(trainer.end)
-        titles = (("minute", 7), ("worker MB", 11), ("lag rec.", 10), ("inbox", 8), ("trainer MB", 12), ("lag s", 8))
-        print("".join(f"{name:>{width}}" for name, width in (*titles, ("pages/s", 9), ("impr./s", 9), ("CPU %", 7))))
+        print("".join(f"{name:>{width}}" for name, width in TITLES))
         began = time.monotonic()
         last: dict[str, float] = {}
         while time.monotonic() - began < minutes * 60:
@@ -130,6 +157,8 @@ def main() -> None:
             now = {
                 "minute": (time.monotonic() - began) / 60,
                 "worker_mb": worker.memory_mb(),
+                "worker_anonymous_mb": worker.memory_mb("RssAnon"),
+                "trainer_anonymous_mb": trainer.memory_mb("RssAnon"),
                 "worker_lag": of_worker.get("freshet_worker_lag_records", 0.0),
                 "inbox": of_worker.get("freshet_worker_inbox_records", 0.0),
                 "trainer_mb": trainer.memory_mb(),
@@ -142,15 +171,16 @@ def main() -> None:
             rates = [(now[name] - last.get(name, 0.0)) / passed for name in ("rows", "impressions", "cpu")]
             rows.append(now)
             last = now
-            print(
-                f"{now['minute']:7.1f}{now['worker_mb']:11.0f}{now['worker_lag']:10.0f}{now['inbox']:8.0f}",
-                f"{now['trainer_mb']:11.0f}{now['trainer_lag']:8.2f}{rates[0]:9.0f}{rates[1]:9.0f}{100 * rates[2]:7.0f}",
-                flush=True,
+            figures = (
+                f"{now['minute']:7.1f}{now['worker_mb']:11.0f}{now['worker_anonymous_mb']:7.0f}{now['worker_lag']:10.0f}",
+                f"{now['inbox']:8.0f}{now['trainer_mb']:12.0f}{now['trainer_anonymous_mb']:7.0f}{now['trainer_lag']:8.2f}",
+                f"{rates[0]:9.0f}{rates[1]:9.0f}{100 * rates[2]:7.0f}",
             )
+            print("".join(figures), flush=True)
     late = rows[len(rows) // 2 :]
     if len(late) > 2:
         hours = np.array([row["minute"] / 60 for row in late])
-        for name in ("worker_mb", "trainer_mb"):
+        for name in ("worker_mb", "worker_anonymous_mb", "trainer_mb", "trainer_anonymous_mb"):
             print(f"{name}: {np.polyfit(hours, [row[name] for row in late], 1)[0]:+.0f} MB an hour over the second half")
         worker_lag, trainer_lag = (max(row[name] for row in late) for name in ("worker_lag", "trainer_lag"))
         print(f"largest lag there: worker {worker_lag:.0f} records, trainer {trainer_lag:.2f} s")

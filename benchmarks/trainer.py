@@ -1,13 +1,14 @@
 """The live trainer: fed by an embedded log or by Kafka against fed from memory; and the delay from an action to the weights.
 
-    python benchmarks/trainer.py [--model egin] [--requests N] [--turns 3] [--kafka HOST:PORT] [--log DIR] [--threads N]
-    python benchmarks/trainer.py --delay [--seconds 30] [--rate 50] [--kafka HOST:PORT]
+    python benchmarks/trainer.py [--model egin] [--requests N] [--turns 3] [--kafka [HOST:PORT]] [--log DIR] [--threads N]
+    python benchmarks/trainer.py --delay [--seconds 30] [--rate 50] [--kafka [HOST:PORT]]
     python benchmarks/trainer.py --quick
 
 Throughput: all sides run the same loop (score, learn, count) over the same rows; fed from memory the steps are cut beforehand,
 else a thread reads, decodes and cuts them meanwhile. Seconds of CPU are of the whole process.
 Delay: a stream with ``policy = correct`` and no lateness, joined by a process of its own (``freshet join --follow``, or
 ``freshet join --kafka``); each action is timed from its append to the end of the step that learned its correction.
+``--kafka`` without a broker starts one from Maven's jars.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,10 @@ from stream_app.topics import Log, Message, Topic
 from stream_app.topics.embedded import EmbeddedLog, open_log
 from stream_app.topics.kafka import open_kafka
 from stream_app.train import Trainer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.integration.broker import Broker
 
 
 class Memory:
@@ -284,7 +289,7 @@ def delay(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", type=Path)
-    parser.add_argument("--kafka")
+    parser.add_argument("--kafka", nargs="?", const="", metavar="HOST:PORT")
     parser.add_argument("--model", default="egin")
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--turns", type=int, default=3)
@@ -296,7 +301,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.requests, options.turns, options.seconds = 3_000, 1, 5.0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
+        if options.kafka == "":
+            options.kafka = opened.enter_context(Broker(Path(folder) / "broker")).server
         if options.quick or not options.delay:
             print(json.dumps(throughput(options, Path(folder)), indent=1))
         if options.quick or options.delay:

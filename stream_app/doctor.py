@@ -23,7 +23,7 @@ from stream_app.events import (
     partition_of,
 )
 from stream_app.joiner.config import JoinConfig
-from stream_app.topics import Record, Topic
+from stream_app.topics import Record, Topic, TopicError
 
 if TYPE_CHECKING:
     from stream_app.topics.kafka import KafkaLog
@@ -62,12 +62,15 @@ def examine(log: KafkaLog, join: JoinConfig, now: Callable[[], float] = time.tim
     """
     topics = log.topics()
     found = [_broker(log), *_codecs(), *_topics_there(topics), *_co_partitioned(topics)]
+    readable = []
     for name in (*RAW_TOPICS, SAMPLES):
         if name in topics:
             settings = log.settings(name)
             found += [_size(log, name, settings), _retention(name, settings, join), _stamps(name, settings)]
+            found.append(_codec_of(log.topic(name), settings))
+            readable += [name] if found[-1].status == "ok" else []
     for name in RAW_TOPICS:
-        if name in topics:
+        if name in readable:
             found += _tail_findings(log.topic(name), now)
     return found
 
@@ -82,12 +85,32 @@ def _broker(log: KafkaLog) -> Finding:
 
 
 def _codecs() -> Iterator[Finding]:
+    if importlib.util.find_spec("cramjam") is None:
+        todo = "pip install 'aiokafka[all]': the worker reads compressed records through it"
+        yield Finding("codecs of the worker", "fail", "cramjam cannot be imported", todo)
     for codec, module in _CODECS.items():
         if importlib.util.find_spec(module) is None:
             todo = "pip install 'freshet[kafka]'" + ("; without it reading is 5 times slower" if codec == "crc32c" else "")
             yield Finding(f"codec {codec}", "warn" if codec == "crc32c" else "fail", f"{module} cannot be imported", todo)
         else:
             yield Finding(f"codec {codec}", "ok", f"{module} is there")
+
+
+def _codec_of(topic: Topic, settings: dict[str, str]) -> Finding:
+    """Decompress for real: the first and the last record of each partition."""
+    check, text = f"codec of {topic.name}", f"compression.type = {settings['compression.type']}"
+    for partition in range(topic.n_partitions):
+        try:
+            start, end = topic.start(partition), topic.end(partition)
+            for position in {start, end - 1} if end > start else ():
+                topic.read(partition, position, 1)
+        except TopicError as error:
+            todo = (
+                "install the library of that codec where Freshet runs; or have producers use lz4 or zstd, and set the topic's "
+                "compression.type = producer"
+            )
+            return Finding(check, "fail", f"{text}; partition {partition}: {error}", todo)
+    return Finding(check, "ok", f"{text}; the first and the last records can be read")
 
 
 def _topics_there(topics: dict[str, int]) -> Iterator[Finding]:

@@ -134,6 +134,7 @@ class LivePartition:
                 self.inbox.close()
             raise
         self.inbox.acknowledge(self.inputs)
+        self._dropped = False
         self._committed_since_snapshot = True
         self._snapshot_at = time.monotonic()
         self._next_step = 0.0
@@ -143,9 +144,20 @@ class LivePartition:
         """What is read, and how far it is applied."""
         return self._join.inputs
 
+    @property
+    def leased(self) -> bool:
+        """Whether nobody else can own it now."""
+        return self._lease.held()
+
     def step(self, report: JoinReport) -> bool:
-        """Join one batch, or mark what is idle; return whether anything moved."""
+        """Join one batch, or mark what is idle; return whether anything moved. Without a lease it waits.
+
+        Raises:
+            LeaseLostError: it ran out within the step, whose output may be published and is not committed: to be opened again.
+        """
         now = time.monotonic()
+        if not self.leased:
+            return False
         if now < self._next_step and max(map(self.inbox.held, self.inbox.topics)) < READ_RECORDS:
             return False
         moved = self._join.step(report) or (not self._log.awaited and self._join.mark_idle(time.monotonic()))
@@ -158,18 +170,22 @@ class LivePartition:
     def may_write(self) -> None:
         """Refuse where the lease has run out."""
         if not self._lease.held():
-            raise LeaseLostError(
-                f"partition {self.partition}: no heartbeat was answered for {self._lease.seconds:g} s, so another worker may "
-                "own it by now; nothing was written"
-            )
+            raise self._lost()
+
+    def _lost(self) -> LeaseLostError:
+        return LeaseLostError(
+            f"partition {self.partition}: no heartbeat was answered for {self._lease.seconds:g} s, so another worker may own "
+            "it by now; nothing was written"
+        )
 
     def committed(self, inputs: Sequence[Input], publish_seconds: float, commit_seconds: float) -> None:
         """Let the inbox forget what is in the state."""
         if not self._lease.held():
             # The process stood still between the check and the write: others may have gone on from an older state.
             self._join.close()
+            self._dropped = True
             shutil.rmtree(self._folder / "state")
-            self.may_write()
+            raise self._lost()
         self.inbox.acknowledge(inputs)
         self._committed_since_snapshot = True
         self._metrics.step(publish_seconds, commit_seconds)
@@ -191,7 +207,8 @@ class LivePartition:
             if snapshot and self._lease.held():
                 self.snapshot()
         finally:
-            self._join.close()
+            if not self._dropped:
+                self._join.close()
             self.inbox.close()
             self._log.close()
 
@@ -220,12 +237,13 @@ class JoinThread(threading.Thread):
         self.report = JoinReport(n_partitions=0)
         self.turned = time.monotonic()
         """When the thread last came round."""
-        self.waits_for_lease = False
         self._make = make
         self._metrics = metrics
         self._on_error = on_error
         self._commands: queue.Queue[_Command] = queue.Queue()
         self._partitions: dict[int, LivePartition] = {}
+        self._lost: dict[int, tuple[LivePartition, int]] = {}
+        """Partitions closed in the middle of a step, because no heartbeat was answered, with their generations."""
         self._inboxes: dict[int, Inbox] = {}
         self._lock = threading.Lock()
         self._stopping = False
@@ -287,13 +305,28 @@ class JoinThread(threading.Thread):
 
     def _turn(self) -> bool:
         moved = False
+        self._reopen()
         for partition in list(self._partitions.values()):
             if self._commands.qsize():
                 return True
             before = self.report.events, self.report.rows
-            moved |= partition.step(self.report)
+            try:
+                moved |= partition.step(self.report)
+            except LeaseLostError as error:
+                log.warning("%s; it is opened again when the group answers", error)
+                self._close([partition.partition], snapshot=False)
+                self._lost[partition.partition] = partition, partition.generation
             self._metrics.joined(self.report.events - before[0], self.report.rows - before[1], self.report)
         return moved
+
+    def _reopen(self) -> None:
+        """Open what was closed in the middle of a step and is still ours: a heartbeat was answered since, nothing revoked."""
+        for number, (partition, generation) in list(self._lost.items()):
+            if self._commands.qsize():
+                return
+            if partition.leased:
+                log.info("partition %d: opened again", number)
+                self._open([number], generation)
 
     def _obey(self, wait: bool) -> None:
         try:
@@ -309,12 +342,15 @@ class JoinThread(threading.Thread):
 
     def _open(self, partitions: Collection[int], generation: int) -> None:
         for number in sorted(set(partitions) - set(self._partitions)):
+            self._lost.pop(number, None)
             partition = self._partitions[number] = self._make(number, generation)
             with self._lock:
                 self._inboxes[number] = partition.inbox
         self.report.n_partitions = len(self._partitions)
 
     def _close(self, partitions: Collection[int] | None, *, snapshot: bool = True) -> None:
+        for number in list(self._lost) if partitions is None else partitions:
+            self._lost.pop(number, None)
         for number in sorted(self._partitions) if partitions is None else sorted(set(partitions) & set(self._partitions)):
             with self._lock:
                 del self._inboxes[number]

@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inspect:
-    """Tell what is in a log or a run: topics, offsets, marks, sizes, tables, queues, figures, digest per model.
+    """Tell what is in a log, on a cluster or in a run: topics, offsets, marks, sizes, tables, queues, figures, digests.
 
     Example: freshet inspect runs/first
     """
 
-    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
-    """A log or a run."""
+    folder: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """A log or a run. This or --kafka."""
+    kafka: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
+    """A Kafka cluster."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """With --kafka: TOML whose table [kafka] says how to connect."""
+    set: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint="(repeatable)")
+    ] = ()
+    """With --kafka: one option over the file, for example kafka.topic_prefix=shop."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object instead of tables."""
 
@@ -31,14 +39,29 @@ class Inspect:
         import msgspec
         from rich.console import Console
 
-        from stream_app.inspect import inspect
-
-        found = inspect(self.folder)
+        found = self._found()
         if self.json:
             print(msgspec.json.encode(found).decode())
         else:
-            (print_log if found["kind"] == "log" else print_run)(found, Console())
+            (print_run if found["kind"] == "run" else print_log)(found, Console())
         return 0
+
+    def _found(self) -> dict[str, Any]:
+        from stream_app.config import ConfigError
+
+        if (self.folder is None) == (self.kafka is None):
+            raise ConfigError("give one of DIR (a log or a run) and --kafka HOST:PORT (a cluster)")
+        if self.folder is not None:
+            from stream_app.inspect import inspect
+
+            return inspect(self.folder)
+        from stream_app.commands.where import open_for_writing
+        from stream_app.inspect_kafka import inspect_kafka
+        from stream_app.topics.kafka import KafkaLog
+
+        with open_for_writing(None, self.kafka, self.config, self.set) as log:
+            assert isinstance(log, KafkaLog)
+            return inspect_kafka(log)
 
 
 def command() -> type[Inspect]:
@@ -116,8 +139,8 @@ def _utc(ts: int | None) -> str:
     return "" if ts is None else dt.datetime.fromtimestamp(ts / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.1f} MB"
+def _size(n_bytes: int | None) -> str:
+    return "" if n_bytes is None else f"{n_bytes / 1e6:,.1f} MB"
 
 
 def _figure(value: float | None) -> str:

@@ -116,7 +116,11 @@ class _RocksStore:
         return ChunkCursor(self._opened().iter(), self._settings.sparse)
 
     def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._opened().get(key)
+        # Not by a point look-up: a secondary's stops at what it has in memory, which is older than the data file when its
+        # writer closed and opened again between two looks. An iterator takes the newest of all.
+        at = self._opened().iter()
+        at.seek(key)
+        value: bytes | None = at.value() if at.valid() and at.key() == key else None
         return value
 
     def write(self, puts: Iterable[tuple[bytes, bytes]], delete: tuple[bytes, bytes] | None = None) -> None:

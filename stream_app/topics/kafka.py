@@ -22,6 +22,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.admin import OffsetSpec as Spec
+from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.protocol.consumer import IsolationLevel
 from kafka.structs import OffsetAndMetadata
@@ -209,6 +210,22 @@ class KafkaLog:
         version = ".".join(map(str, self.admin._manager.broker_version))
         return {"brokers": found["brokers"], "version": version, "features": features}
 
+    def sizes(self) -> dict[str, int]:
+        """Return topic -> bytes of one copy of all its partitions on the brokers' disks; without those not allowed to see."""
+        prefix = self.config.topic_prefix
+        found: dict[tuple[str, int], int] = {}
+        for broker in self._asked("ask for sizes", self.admin.describe_log_dirs):
+            for folder in broker["log_dirs"]:
+                for topic in folder["topics"]:
+                    for each in topic["partitions"]:
+                        place = topic["name"], each["partition_index"]
+                        found[place] = max(found.get(place, 0), each["partition_size"])
+        sizes: dict[str, int] = {}
+        for (name, _), n_bytes in found.items():
+            if name.startswith(prefix):
+                sizes[name.removeprefix(prefix)] = sizes.get(name.removeprefix(prefix), 0) + n_bytes
+        return sizes
+
     def delete_before(self, name: str, partition: int, offset: int) -> None:
         """Delete the records before an offset."""
         tp = self.tp(name, partition)
@@ -262,7 +279,10 @@ class KafkaLog:
             probe.seek(tp, begin)
             since = self.patience.now()
             while (at := probe.position(tp, timeout_ms=1_000)) < end:
-                found = [record for record in probe.poll(1_000).get(tp, ()) if record.offset < end]
+                polled, lost = self.poll(probe, 1_000)
+                if lost:  # Deleted since the caller looked.
+                    return
+                found = [record for record in polled.get(tp, ()) if record.offset < end]
                 if probe.position(tp, timeout_ms=1_000) > at:
                     since = self.patience.now()
                 self.patience.check(f"read topic {name!r} partition {partition}", since)
@@ -344,13 +364,14 @@ class KafkaLog:
 
 
 def _steady_client(**options: Any) -> Any:
-    """Return a client to which a connection that is refused is not ready, rather than an error.
+    """Return a client to which a connection that is refused is not ready, and one that is silent is lost: no errors.
 
-    The sender of kafka-python 3.0.12 drops the request of a transaction when an error comes here, and then waits for its answer
-    for ever; told "not ready" it looks for the coordinator again and repeats the request.
+    The sender of kafka-python 3.0.12 drops the request of a transaction when connecting fails, and then waits for its answer
+    for ever; told "not ready" it looks for the coordinator again and repeats the request. A request of a transaction that was
+    not answered in time breaks its producer for good, though the connection is closed as after a disconnection.
     """
     client: Any = KafkaNetClient(**options)
-    await_ready = client.await_ready
+    await_ready, send_request = client.await_ready, client.send
 
     def ready(node_id: Any, timeout_ms: float = 30_000) -> bool:
         try:
@@ -361,7 +382,18 @@ def _steady_client(**options: Any) -> Any:
             time.sleep(0.1)
             return False
 
-    client.await_ready = ready
+    def send(node_id: Any, request: Any, **kwargs: Any) -> Any:
+        answer, told = send_request(node_id, request, **kwargs), Future()
+
+        def fail(error: BaseException) -> None:
+            silent = isinstance(error, kafka_errors.RequestTimedOutError)
+            told.failure(kafka_errors.KafkaConnectionError(str(error)) if silent else error)
+
+        answer.add_callback(told.success)
+        answer.add_errback(fail)
+        return told
+
+    client.await_ready, client.send = ready, send
     return client
 
 
@@ -369,7 +401,10 @@ def _passes(error: BaseException) -> bool:
     """Whether an error of the client may pass by itself: the broker is away, or busy with an election."""
     if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
         return False
-    return isinstance(error, kafka_errors.KafkaError) and bool(error.retriable)
+    # A partition is led by broker -1 while none of those that have it is back.
+    return isinstance(error, kafka_errors.KafkaError) and bool(
+        error.retriable or isinstance(error, kafka_errors.UnknownBrokerIdError)
+    )
 
 
 def _reach(config: KafkaConfig) -> None:

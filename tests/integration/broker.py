@@ -27,6 +27,7 @@ from typing import Self
 VERSION = "4.1.0"
 SLF4J = "1.7.36"  # Without a binding of slf4j the broker logs nothing, not even that it started.
 STORE_PASSWORD = "of-a-key-that-lives-as-long-as-a-test"
+SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 START_S = 60.0
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -101,8 +102,9 @@ class Broker:
 
     Args:
         folder: for data, configuration and ``broker.log``.
-        users: names and passwords; opens :attr:`sasl_server`, a listener of SASL/PLAIN.
-        tls: opens :attr:`tls_server`, a listener of TLS whose certificate is in :attr:`ca_file`.
+        users: names and passwords; opens :attr:`sasl_server`, a listener of SASL: PLAIN and SCRAM.
+        tls: opens :attr:`tls_server`, a listener of TLS whose certificate is in :attr:`ca_file`; with ``users``
+            :attr:`sasl_tls_server` as well, of SASL over TLS.
         settings: further lines of ``server.properties``.
     """
 
@@ -132,6 +134,11 @@ class Broker:
     def tls_server(self) -> str:
         """``127.0.0.1:PORT`` of the listener that speaks TLS."""
         return f"127.0.0.1:{self._ports[3]}"
+
+    @property
+    def sasl_tls_server(self) -> str:
+        """``127.0.0.1:PORT`` of the listener that speaks TLS and asks for a password."""
+        return f"127.0.0.1:{self._ports[4]}"
 
     @property
     def pid(self) -> int | None:
@@ -170,13 +177,24 @@ class Broker:
 
     def _format(self, libs: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._ports = free_ports(4)
+        self._ports = free_ports(5)
         if self._tls:
             self._make_certificate()
         (self.folder / "server.properties").write_text("".join(f"{k}={v}\n" for k, v in self._properties().items()))
         command = [*_java(libs, "128m"), "kafka.tools.StorageTool", "format", "-t", "RnJlc2hldFRlc3RzMDAwMA", "-c"]
+        scram = [
+            word
+            for name, password in self._users.items()
+            for mechanism in SCRAM
+            for word in ("--add-scram", f"{mechanism}=[name={name},password={password}]")
+        ]
         done = subprocess.run(
-            [*command, "server.properties"], cwd=self.folder, capture_output=True, text=True, timeout=START_S, check=False
+            [*command, "server.properties", *scram],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
         )
         if done.returncode != 0:
             raise BrokerError(f"formatting {self.folder} failed:\n{(done.stdout + done.stderr)[-2_000:]}")
@@ -222,14 +240,16 @@ class Broker:
             subprocess.run(["keytool", *command, *store], cwd=self.folder, capture_output=True, timeout=START_S, check=True)
 
     def _properties(self) -> dict[str, str]:
-        plain, controller, sasl, tls = (f"127.0.0.1:{port}" for port in self._ports)
+        plain, controller, sasl, tls, both = (f"127.0.0.1:{port}" for port in self._ports)
         listeners = {"PLAINTEXT": plain, "CONTROLLER": controller}
         if self._users:
             listeners["SASL"] = sasl
         if self._tls:
             listeners["TLS"] = tls
+        if self._users and self._tls:
+            listeners["SASLTLS"] = both
         advertised = {name: address for name, address in listeners.items() if name != "CONTROLLER"}
-        protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL"
+        protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,SASLTLS:SASL_SSL"
         found = {
             "process.roles": "broker,controller",
             "node.id": "1",
@@ -258,15 +278,18 @@ class Broker:
             "num.io.threads": "4",
             "log.cleaner.dedupe.buffer.size": str(4 << 20),
         }
-        if self._users:
-            found["listener.name.sasl.sasl.enabled.mechanisms"] = "PLAIN"
+        for listener in ("sasl", "sasltls") if self._users else ():
+            found[f"listener.name.{listener}.sasl.enabled.mechanisms"] = ",".join(("PLAIN", *SCRAM))
             users = " ".join(f'user_{name}="{password}"' for name, password in self._users.items())
             login = f"org.apache.kafka.common.security.plain.PlainLoginModule required {users};"
-            found["listener.name.sasl.plain.sasl.jaas.config"] = login
-        if self._tls:
-            found["listener.name.tls.ssl.keystore.location"] = str(self.folder / "keys.p12")
-            found["listener.name.tls.ssl.keystore.type"] = "PKCS12"
-            found["listener.name.tls.ssl.keystore.password"] = STORE_PASSWORD
+            found[f"listener.name.{listener}.plain.sasl.jaas.config"] = login
+            for mechanism in SCRAM:
+                login = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+                found[f"listener.name.{listener}.{mechanism.lower()}.sasl.jaas.config"] = login
+        for listener in ("tls", "sasltls") if self._tls else ():
+            found[f"listener.name.{listener}.ssl.keystore.location"] = str(self.folder / "keys.p12")
+            found[f"listener.name.{listener}.ssl.keystore.type"] = "PKCS12"
+            found[f"listener.name.{listener}.ssl.keystore.password"] = STORE_PASSWORD
         return found | self._settings
 
     def __enter__(self) -> Self:

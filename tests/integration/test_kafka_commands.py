@@ -169,6 +169,47 @@ def test_doctor_finds_what_is_wrong(kafka: str, prefix: str, capsys: pytest.Capt
     assert all(found[check]["todo"] for check in bad)
 
 
+def test_doctor_finds_a_codec_that_cannot_be_decoded(kafka: str, prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The broker compresses by the topic's setting, whatever the producer does."""
+    at_kafka = ("--kafka", kafka, "--set", f"kafka.topic_prefix={prefix}")
+    run(capsys, "simulate", *at_kafka, *SIMULATE)
+    with open_kafka(KafkaConfig(servers=(kafka,), topic_prefix=prefix)) as log:
+        log.alter(ACTIONS, {"compression.type": "snappy"})
+        log.topic(ACTIONS).append(0, [Message(1_800_000_000_000, b"u", b"{" * 1_000)])
+    found = findings(capsys, 1, *at_kafka)
+    assert found["codec of impressions"]["status"] == "ok"
+    assert found["codec of actions"]["status"] == "fail"
+    assert "compression.type = snappy" in found["codec of actions"]["found"]
+    assert "snappy compression codec not found" in found["codec of actions"]["found"]
+    assert "records of actions" not in found
+
+
+def test_inspect_tells_what_is_on_a_cluster(
+    kafka: str, prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "log"
+    at_kafka = ("--kafka", kafka, "--set", f"kafka.topic_prefix={prefix}")
+    run(capsys, "simulate", "--log", str(folder), *SIMULATE)
+    run(capsys, "join", "--log", str(folder))
+    with open_log(folder) as log, open_kafka(KafkaConfig(servers=(kafka,), topic_prefix=prefix)) as cluster:
+        for name in (IMPRESSIONS, ACTIONS, SAMPLES):
+            copy_topic(log, cluster, name)
+    of_folder = json.loads(run(capsys, "inspect", str(folder), "--json"))
+    found = json.loads(run(capsys, "inspect", *at_kafka, "--json"))
+    assert found["kind"] == "cluster"
+    assert set(found["topics"]) == {IMPRESSIONS, ACTIONS, SAMPLES}
+    for name, topic in found["topics"].items():
+        same = {key: value for key, value in of_folder["topics"][name].items() if key != "bytes"}
+        assert {key: value for key, value in topic.items() if key != "bytes"} == same
+        assert topic["bytes"] > 0
+    assert found["samples"] == of_folder["samples"]
+    shown = run(capsys, "inspect", *at_kafka)
+    assert "impressions" in shown
+    assert "samples: last seq per partition 0:" in shown
+    assert main(["inspect"]) == 2
+    assert main(["inspect", str(folder), "--kafka", kafka]) == 2
+
+
 def test_doctor_names_a_cluster_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     found = findings(capsys, 1, "--kafka", "127.0.0.1:1")
     assert "cannot connect" in found["broker"]["found"]

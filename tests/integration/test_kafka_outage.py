@@ -61,6 +61,22 @@ def test_appends_and_reads_go_on_after_a_broker_was_killed(
     assert said["away"] <= 2  # once per connection that noticed, and never per attempt
 
 
+@pytest.mark.parametrize("fence", [None, "joiner-0"])
+def test_appends_go_on_after_a_broker_did_not_answer_in_time(kafka_broker: Broker, fence: str | None) -> None:
+    """A machine that hangs, or a network that drops packets: connections stay open, and requests run into their timeout."""
+    config = KafkaConfig(servers=(kafka_broker.server,), request_timeout_ms=1_000, outage_ms=60_000)
+    with open_kafka(config, fence=fence) as log:
+        topic = log.create("a", 1)
+        for n in range(60):
+            if n in (20, 40):
+                kafka_broker.pause()
+                threading.Timer(3.0, kafka_broker.resume).start()
+            topic.append(0, [Message(1_000 + n, b"k", b"%d" % n)])
+    found = list[Record]()
+    read_until(config, 60, found, time.monotonic() + 30)
+    assert [record.value for record in found] == [b"%d" % n for n in range(60)]
+
+
 def test_an_outage_longer_than_the_patience_says_so(kafka_broker: Broker) -> None:
     config = KafkaConfig(servers=(kafka_broker.server,), request_timeout_ms=500, outage_ms=1_000)
     with open_kafka(config) as log:

@@ -32,25 +32,19 @@ JOIN = JoinConfig(label_window_ms=5_000, lateness_ms=200)
 class Cluster:
     """Topics of one test on a shared broker, and the workers that join them."""
 
-    def __init__(self, server: str, folder: Path) -> None:
+    def __init__(self, server: str, folder: Path, reached: KafkaConfig | None = None) -> None:
         self.server = server
         self.folder = folder
         self.name = f"t{uuid4().hex[:8]}"
-        self.config = KafkaConfig(servers=(server,), topic_prefix=f"{self.name}.")
+        self.config = msgspec.structs.replace(reached or KafkaConfig(), servers=(server,), topic_prefix=f"{self.name}.")
         self.log: KafkaLog = open_kafka(self.config)
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def worker(self, worker_id: str = "w0", *more: str) -> subprocess.Popen[bytes]:
         """Start a worker process."""
-        options = {
-            "kafka.topic_prefix": self.config.topic_prefix,
-            "join.label_window_ms": JOIN.label_window_ms,
-            "join.lateness_ms": JOIN.lateness_ms,
-            "join.max_foreign": 10_000,
-        }
         words = ["join", "--kafka", self.server, "--app", self.name, "--worker-id", worker_id]
         words += ["--state", str(self.folder / worker_id), "--json"]
-        words += [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
+        words += self.sets()
         with (self.folder / f"{worker_id}.log").open("ab") as told:
             process = subprocess.Popen(
                 [sys.executable, "-m", "stream_app.cli", *words, *more],
@@ -61,6 +55,16 @@ class Cluster:
             )
         self.workers.append(process)
         return process
+
+    def sets(self) -> list[str]:
+        """Return the options that worker and trainer of these topics are given alike."""
+        options = {
+            "kafka.topic_prefix": self.config.topic_prefix,
+            "join.label_window_ms": JOIN.label_window_ms,
+            "join.lateness_ms": JOIN.lateness_ms,
+            "join.max_foreign": 10_000,
+        }
+        return [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
 
     def told(self, worker_id: str = "w0") -> str:
         """Return what a worker has printed."""

@@ -188,6 +188,21 @@ def test_a_follower_keeps_up_with_flushes_compactions_and_trims(tmp_path: Path) 
         assert (followed.start(0), followed.end(0)) == (n_records - 400, n_records)
 
 
+def test_a_follower_sees_a_trim_just_before_the_writer_came_back(tmp_path: Path) -> None:
+    writer = EmbeddedLog(tmp_path)
+    topic = writer.create("raw", 1)
+    with open_log(tmp_path) as follower:
+        topic.append(0, [Message(0, b"", b"%d" % i) for i in range(200)])
+        topic.trim(0, 100)
+        assert follower.topic("raw").start(0) == 100
+        topic.trim(0, 200)
+        writer.close()  # The trim is in the write-ahead log, which the next writer turns into a data file.
+        with EmbeddedLog(tmp_path) as again:
+            assert again.topic("raw").start(0) == 200
+            assert follower.topic("raw").start(0) == 200
+            assert follower.topic("raw").position_at(0, 0) == 200
+
+
 def test_a_handle_that_read_first_can_write_later(tmp_path: Path) -> None:
     with EmbeddedLog(tmp_path) as log:
         log.create("raw", 1).append(0, [Message(1, b"", b"a")])

@@ -230,6 +230,5 @@ SPECS = sorted((ROOT / "benchmarks" / "sweeps").glob("*.toml"))
 @pytest.mark.parametrize("path", SPECS, ids=[path.stem for path in SPECS])
 def test_the_benchmarks_specs_can_be_planned(log: Path, path: Path) -> None:
     runs = plan(read_spec(path), log)
-    assert len(runs) >= 8
-    assert {run.config.replay.models for run in runs} == {("egin",)}
-    assert len({msgspec.json.encode(run.config.models) for run in runs}) >= 4
+    assert ("egin",) in {run.config.replay.models for run in runs}
+    assert len({msgspec.json.encode((run.config.models, run.config.replay.models)) for run in runs}) >= 4

@@ -1,0 +1,109 @@
+"""What the joiners' thread does with partitions while the group does not answer: nothing is written, nothing ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from stream_app.inbox import Inbox
+from stream_app.live_join import JoinThread, Lease, LeaseLostError, LivePartition
+from stream_app.worker_metrics import WorkerMetrics
+
+
+class Owned:
+    """A partition whose second step finds that the lease ran out in its middle."""
+
+    def __init__(self, made: Made, folder: Path) -> None:
+        self._made = made
+        self.partition, self.generation = 0, 7
+        self.inbox = Inbox(folder, ["actions", "impressions"], 100)
+        self.inputs = ()
+        self.n_direct = 0
+        self.n_steps = 0
+        self.closed = False
+
+    @property
+    def leased(self) -> bool:
+        return self._made.lease.held()
+
+    def step(self, report: object) -> bool:
+        if not self.leased:
+            return False
+        self.n_steps += 1
+        if self.n_steps == 2 and len(self._made.opened) == 1:
+            self._made.lease.give_up()
+            raise LeaseLostError("partition 0: no heartbeat was answered")
+        return False
+
+    def close(self, report: object, *, snapshot: bool) -> None:
+        assert not (snapshot and not self.leased)
+        self.inbox.close()
+        self.closed = True
+
+
+class Made:
+    """A thread with one partition, opened anew each time that it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.lease = Lease(1_000.0)
+        self.lease.renew(time.monotonic())
+        self.opened: list[Owned] = []
+        self.generations: list[int] = []
+        self.errors: list[BaseException] = []
+        self.thread = JoinThread(self._open, WorkerMetrics(), self.errors.append)
+
+    def _open(self, number: int, generation: int) -> LivePartition:
+        self.generations.append(generation)
+        self.opened.append(Owned(self, self._folder / str(len(self.opened))))
+        return cast(LivePartition, self.opened[-1])
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Made]:
+    found = Made(tmp_path)
+    found.thread.start()
+    found.thread.assign([0], 7).result(5)
+    yield found
+    found.thread.stop().result(5)
+
+
+def wait_for(so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not so():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+def test_a_partition_whose_lease_ran_out_in_a_step_is_opened_again_when_the_group_answers(made: Made) -> None:
+    wait_for(lambda: made.opened[0].closed)
+    turned = made.thread.turned
+    wait_for(lambda: made.thread.turned > turned)
+    assert len(made.opened) == 1
+    assert not made.thread.deliver("actions", 0, [])
+    made.lease.renew(time.monotonic())
+    wait_for(lambda: len(made.opened) == 2 and made.opened[1].n_steps > 2)
+    assert made.generations == [7, 7]
+    assert made.errors == []
+
+
+def test_a_partition_that_was_revoked_meanwhile_stays_closed(made: Made) -> None:
+    wait_for(lambda: made.opened[0].closed)
+    made.thread.revoke([0]).result(5)
+    made.lease.renew(time.monotonic())
+    turned = made.thread.turned
+    wait_for(lambda: made.thread.turned > turned)
+    assert len(made.opened) == 1
+
+
+def test_a_partition_that_is_assigned_again_is_opened_once(made: Made) -> None:
+    wait_for(lambda: made.opened[0].closed)
+    made.lease.renew(time.monotonic())
+    made.thread.assign([0], 8).result(5)
+    wait_for(lambda: made.opened[-1].n_steps > 2)
+    assert len(made.opened) == 2
