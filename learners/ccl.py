@@ -125,6 +125,9 @@ class CCL:
         self.contrasts = [InfoNCE(queue, options) for queue in queues]
         """One per dictionary: of the first domain's keys, of the second's."""
         self.optimiser = torch.optim.Adam(parameters, lr=config.rate)
+        for parameter in parameters:  # from the start, as Adam would at the first step: so a state always has the same names
+            moments = {name: torch.zeros_like(parameter, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
+            self.optimiser.state[parameter] = {"step": torch.zeros(()), **moments}
         self.steps = 0
 
     def fill(self, first: Session, second: Session, users: Ints, ts_ms: int = 0) -> None:

@@ -51,6 +51,9 @@ class Learner(abc.ABC):
             ValueError: an array is missing, unknown or of another shape; nothing has changed then.
         """
 
+    def take_decisions(self, state: Mapping[str, npt.NDArray[Any]]) -> None:  # noqa: B027 - nearly no learner decides anything
+        """Before the first step: decide by what the learner that returned ``state`` decided by a clock, so as to repeat it."""
+
     def describe(self) -> dict[str, Any]:
         """Return sizes that a person asks for: parameters, table rows, queue fill, parts that are off and why."""
         return {}

@@ -87,6 +87,11 @@ class ReplayConfig(
     """Figures of their own for some of the requests: slice name to request features and the value each must have."""
     standard_slices: bool = True
     """Figures by item and user (cold or known), position, domain, hour of the day and how often the query came by."""
+    hr_negatives: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Rank each positive once more among so many items drawn from those that came by before, and report HR@3; SEMI has 300.
+    0 is off. It costs as much as scoring so many candidates more per positive."""
+    hr_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    """Share of the requests with a positive that ``hr_negatives`` ranks, chosen by their ids."""
     slice_by: tuple[str, ...] = ()
     """Request and candidate features by whose values there are figures too; the first 64 values each."""
 
@@ -168,16 +173,25 @@ def flag_layer(flags: Mapping[str, Any]) -> Layer:
 
 
 def resolve(layers: Sequence[Layer]) -> RunConfig:
-    """Check each layer by itself, so that an error names its source, and lay them over one another, the last on top.
+    """Lay layers over one another, the last on top, and check them; an error names the layer that is wrong.
+
+    What goes together may lie in several layers: ``--set kafka.security=ssl --set kafka.ca_file=...``.
 
     Raises:
         ConfigError: an unknown key, a wrong type or value.
     """
     merged: dict[str, Any] = {}
+    wrong: list[ConfigError] = []
     for layer in layers:
-        _convert(layer.source, layer.values)
+        try:
+            _convert(layer.source, layer.values)
+        except ConfigError as error:  # Judged below: by itself it may lack what another layer has.
+            wrong.append(error)
         merged = _over(merged, layer.values)
-    return _convert("the config", merged)
+    try:
+        return _convert("the config", merged)
+    except ConfigError as error:
+        raise wrong[0] if wrong else error from error
 
 
 def time_ms(value: Time) -> int:

@@ -117,6 +117,8 @@ class Entrant:
         """Impressions."""
         self.seconds = 0.0
         """Wall time in the model; goes into rates only."""
+        self.drawn: Mapping[str, float] = {}
+        """HR@3 among drawn negatives, where the run asks for it: ``hr@3``, ``positives``."""
         self.stats: Stats = {}
         """What the last step said."""
         self._sums: dict[str, float] = {}

@@ -16,10 +16,10 @@ import numpy as np
 
 from learners.checkpoint import Checkpoint
 from learners.learner import Scores
-from learners.metrics import MetricOptions, SliceOptions
+from learners.metrics import DrawnHits, MetricOptions, SliceOptions
 from learners.models import ModelContext, build
 from learners.samples import SampleBlock, SampleError, SampleSchema
-from stream_app.config import RunConfig
+from stream_app.config import ConfigError, RunConfig
 from stream_app.entrant import Entrant, Scoring, scored
 from stream_app.oracle import BEST, Oracle
 from stream_app.prefetch import prefetch
@@ -48,8 +48,13 @@ class Step(NamedTuple):
     """Part of the event time since the first step that has passed; None where nobody knows."""
 
 
-def build_entrants(config: RunConfig, schema: SampleSchema) -> list[Entrant]:
+def build_entrants(config: RunConfig, schema: SampleSchema, *, live: bool = False) -> list[Entrant]:
     """Build the models of a run, and the best possible scores where the samples know them.
+
+    Args:
+        config: names the models.
+        schema: of the samples.
+        live: whether the run follows a stream and need not repeat a clock.
 
     Raises:
         ModelError: there is no such model, or it does not take an option.
@@ -62,6 +67,7 @@ def build_entrants(config: RunConfig, schema: SampleSchema) -> list[Entrant]:
             name=name,
             seed=config.replay.seed,
             device=config.replay.device,
+            live=live,
             ignored_features=config.replay.ignored_features,
         )
         learner = build(config.model_type(name), config.model_options(name), context)
@@ -108,6 +114,7 @@ class Replay:
             self.schema, SliceOptions(standard=replay.standard_slices, features=replay.slice_by), replay.seed
         )
         self._scoring = Scoring(replay.score_from, replay.slices, config.join.policy == "correct", self.record)
+        self._drawn = _drawn_hits(config, self.schema, self.entrants)
         self._began = self._saved_at = time.monotonic()
         self._learned = self._shown = source.places(config.replay.start)
         self._first_ts: int | None = None
@@ -172,6 +179,7 @@ class Replay:
         for block in self._ahead.shown_by(ts):
             for start in range(0, len(block), SCORE_REQUESTS):
                 part = block.slice(start, start + SCORE_REQUESTS)
+                self._rank_drawn(part)
                 facts = scored(part, self._scoring)
                 for entrant in self.entrants:
                     with self._profile.stage(f"predict {entrant.name}"):
@@ -186,6 +194,7 @@ class Replay:
                 with self._profile.stage(f"learn {entrant.name}"):
                     entrant.learn(batch.block)
         else:
+            self._rank_drawn(batch.block)
             scores = []
             for entrant in self.entrants:
                 with self._profile.stage(f"predict and learn {entrant.name}"):
@@ -195,6 +204,24 @@ class Replay:
         self.requests += len(batch.block)
         self.ts = batch.order_due
         self._learned = batch.places
+
+    def _rank_drawn(self, block: SampleBlock) -> None:
+        """Rank the positives of a block that is about to be scored among drawn items, if the run asks for it."""
+        if self._drawn is None:
+            return
+        start = self.config.replay.score_from
+        with self._profile.stage("drawn negatives"):
+            for trial in self._drawn.trials(block, None if start is None else block.column("ts") >= start):
+                for entrant in self.entrants:
+                    if entrant.name != BEST:
+                        self._drawn.count(entrant.name, entrant.learner.predict(trial), trial)
+            self._drawn.admit(block)
+            self._note_drawn()
+
+    def _note_drawn(self) -> None:
+        if self._drawn is not None:
+            for name, figures in self._drawn.figures().items():
+                next(each for each in self.entrants if each.name == name).drawn = figures
 
     def _count(self) -> None:
         """Count the figures of the batches that were scored since the last call."""
@@ -228,6 +255,10 @@ class Replay:
         """Return the wall time of the run, its earlier parts included."""
         return self.seconds + time.monotonic() - self._began
 
+    def lag(self) -> dict[str, float]:
+        """Return nothing: a replay is behind nobody."""
+        return {}
+
     def save(self) -> None:
         """Write a checkpoint, if the run has a folder."""
         if self._folder is None:
@@ -236,6 +267,7 @@ class Replay:
             arrays = {group: state for entrant in self.entrants for group, state in entrant.arrays().items()}
             shown, held = (self._learned, []) if self._ahead is None else (self._ahead.places, self._ahead.held)
             arrays["scored"] = self.record.state()
+            arrays["drawn"] = {} if self._drawn is None else self._drawn.state()
             arrays["held"] = {f"{i:06d}": np.frombuffer(block.to_ipc(), np.uint8) for i, block in enumerate(held)}
             self._folder.save(
                 self.batches,
@@ -272,10 +304,26 @@ class Replay:
         for entrant in self.entrants:
             entrant.load(checkpoint.models[entrant.name], checkpoint.arrays, extra["entrants"][entrant.name])
         self.record.load_state(checkpoint.arrays["scored"])
+        if self._drawn is not None:
+            self._drawn.load_state(checkpoint.arrays.get("drawn", {}))
+            self._note_drawn()
         self.batches, self.requests, self.ts = checkpoint.step, extra["requests"], extra["ts"]
         self.seconds = extra["seconds"]
         self._learned, self._shown = _places(extra["learned"]), _places(extra["shown"])
         self._held = [SampleBlock.from_ipc(array.tobytes()) for _, array in sorted(checkpoint.arrays["held"].items())]
+
+
+def _drawn_hits(config: RunConfig, schema: SampleSchema, entrants: Sequence[Entrant]) -> DrawnHits | None:
+    replay = config.replay
+    if not replay.hr_negatives:
+        return None
+    if config.join.policy == "correct":
+        raise ConfigError(
+            'replay.hr_negatives ranks clicks when their request is scored, and with join.policy = "correct" they come later: '
+            'leave it out, or join the log with join.policy = "wait"'
+        )
+    names = [entrant.name for entrant in entrants if entrant.name != BEST]
+    return DrawnHits(schema, replay.hr_negatives, names, replay.seed, replay.hr_share)
 
 
 def _marks(places: Sequence[Place]) -> dict[int, int]:

@@ -9,7 +9,7 @@ from learners.checkpoint import digest
 from learners.metrics import ALL, Interval, paired_intervals
 from stream_app.entrant import Entrant
 from stream_app.oracle import BEST
-from stream_app.report.leaderboard import Standing, as_json
+from stream_app.report.leaderboard import DRAWN_HITS, Standing, as_json
 from stream_app.report.slices import slices_json
 from stream_app.report.snapshot import Reportable
 
@@ -22,6 +22,8 @@ def standings_of(replay: Reportable, slice_name: str = ALL) -> list[Standing]:
     for entrant in _models(replay):
         rate = entrant.learned / entrant.seconds if entrant.seconds > 0 else math.nan
         figures = entrant.final.slices[slice_name].figures()
+        if slice_name == ALL and entrant.drawn:
+            figures = {**figures, DRAWN_HITS: entrant.drawn["hr@3"]}
         standings.append(Standing(entrant.name, figures, rate, digest(entrant.learner.state())))
     return standings
 
@@ -47,7 +49,8 @@ def result_of(replay: Reportable) -> dict[str, Any]:
     """Return the run as one object.
 
     ``{"models": {NAME: {"auc", "gauc", "gauc_user", "log_loss", "ne", "mrr", "impressions", "impressions_per_s", "digest",
-    "difference"?}}, "best_auc"?, "best_log_loss"?, "slices"?, "scored", "generation", "evaluation", "requests", "seconds"}``.
+    "hr@3_drawn"?, "difference"?}}, "best_auc"?, "best_log_loss"?, "slices"?, "scored", "generation", "evaluation", "requests",
+    "seconds"}``.
     ``difference`` is to the first model: figure to ``[difference, low, high]``. ``slices`` has dimensions, ``{"item": {"cold":
     {"models": {NAME: {...}}, "best"?}}}`` with the figures of :data:`learners.metrics.CELL_FIGURES`, and the slices of
     ``replay.slices`` as ``{NAME: {"models", "best_auc"?}}``; one of these takes the place of a dimension of its name. What is

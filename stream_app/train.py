@@ -109,6 +109,7 @@ class Trainer:
         self._guards = {e.name: Guard(e.name, config.train) for e in self.entrants if e.name != BEST and config.train.guard}
         self._saved_at = self._began = time.monotonic()
         self._rates = Rates()
+        self._lag_seconds = 0.0
         self._windows: dict[str, Mapping[str, Any]] = {}
         self._seconds = 0.0
         self.longest_pause = 0.0
@@ -156,11 +157,15 @@ class Trainer:
             with self._turning_back(batch):
                 self._save_now_and_then()
             self._show()
-            on_tick(self.status(feed))
+            status = self.status(feed)
+            self._lag_seconds = status.lag_seconds
+            on_tick(status)
             if stop():
                 self.save()
+                self._show()
                 return False
         self.save()
+        self._show()
         return True
 
     def learn(self, block: SampleBlock) -> None:
@@ -318,6 +323,11 @@ class Trainer:
     def wall_seconds(self) -> float:
         """Return the wall time of the run, its earlier parts included."""
         return self._seconds + time.monotonic() - self._began
+
+    def lag(self) -> dict[str, float]:
+        """Return how far the run is behind the newest sample, seconds of event time, and behind the wall clock."""
+        delay = max(0.0, time.time() - self.ts / 1_000)
+        return {"lag": round(self._lag_seconds, 3), "delay": round(delay, 3)} if self.batches else {}
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of this run.

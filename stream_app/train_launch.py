@@ -97,7 +97,7 @@ def train(
         folder = opened.enter_context(RunFolder.open(run) if is_run(run) else RunFolder.create(run, config))
         check_same(folder, config)
         set_threads(config)
-        entrants = build_entrants(config, schema)
+        entrants = build_entrants(config, schema, live=True)
         trainer = _trainer(topic, config, schema, entrants, folder, from_run, profile, _committer(log, config, quiet), page)
         page.begun(trainer)
         if trainer.batches:
@@ -324,6 +324,8 @@ def repeat(log: Log, run: Path) -> Repeated:
     entrants = build_entrants(config, schema)
     if (run / BASE).is_dir():
         _take_base(run / BASE, schema, entrants)
+    for entrant in entrants:
+        entrant.learner.take_decisions(checkpoint.models[entrant.name])
     places = msgspec.convert(checkpoint.extra["began_at"], type=tuple[Place, ...])
     trainer = Trainer(config, schema, entrants, places)
     steps = read_order(run / ORDER, checkpoint.extra["order_bytes"])

@@ -52,6 +52,8 @@ class ModelContext(msgspec.Struct, frozen=True, kw_only=True):
     """Name in the run, by default the type's; part of every random draw."""
     seed: int = 0
     device: str = "cpu"
+    live: bool = False
+    """Whether it learns beside a live stream, where what a step costs may decide how often it comes; a replay repeats."""
     ignored_features: tuple[str, ...] = ()
     """Request or candidate features that only the evaluation may see."""
 

@@ -9,26 +9,38 @@ Network", KDD 2021, section 3.4). Domains are the item sequences of the samples,
 
 Item vectors are learned id embeddings; :meth:`SEMI.item_vectors` is where pre-extracted ones come in. The paper names Query,
 Key and Value but neither residual sums nor norms; they are as in :class:`learners.transformer.Block`. All attention but the
-target's is computed once per request. Encoders are modules of their own, which :class:`learners.ccl.CCL` can train: see
-:meth:`SEMI.session`. With a single sequence there is no other domain, and the transfer is one more block.
+target's is computed once per request. With a single sequence there is no other domain, and the transfer is one more block.
+
+Encoders are modules of their own, which CCL trains too: before the click model sees anything (``ccl_pretrain_until``) or beside
+it (``ccl = "on"``), see :mod:`learners.ccl_stream`. "SEMI-Product" and "SEMI-Micro-Video" of Table 2 are ``domains = NAME``:
+the click model reads that domain alone, CCL both.
 
 Legend: ``R`` requests, ``C`` candidates, ``H`` entries of a sequence, ``L`` longest, ``d`` width of a target.
 """
 
 from __future__ import annotations
 
-from typing import cast
+import datetime as dt
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
 
+import msgspec
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from learners.batch import CANDIDATES, Batch
-from learners.ccl import Session
+from learners.ccl import CCL, CCLConfig, Session
+from learners.ccl_pairs import PairBuffer, under_one_name
+from learners.ccl_stream import CCLStream, Pace
 from learners.features import HOUR_MS, Encoded, Inputs, NetworkConfig
-from learners.learner import Learner
+from learners.learner import Learner, Scores, State, Stats
 from learners.models import ModelContext
 from learners.network import ClickNetwork, Forward, NeuralLearner
 from learners.request_mlp import Part, RequestMLP
+from learners.samples import SampleBlock
 from learners.transformer import Block, Padding, ages
 
 
@@ -41,6 +53,32 @@ class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Width of the hidden layer after the attention."""
     time_blocks: int = 7 * 24
     """Hours told apart; the paper's sequences span seven days. Older entries share the last."""
+    domains: str = "both"
+    """Item sequences that the click model reads: both, or the name of one."""
+
+    ccl: Literal["off", "on", "pretrain"] = "off"
+    """on: CCL trains the encoders beside the click model. pretrain: only on what lies before ``ccl_pretrain_until``."""
+    ccl_pretrain_until: int | dt.datetime | None = None
+    """Requests shown before this (UTC ms, or a TOML date-time) feed CCL alone, the first of them its dictionaries; the click
+    model learns from here on. Let ``replay.score_from`` be no earlier."""
+    ccl_batch: Annotated[int, msgspec.Meta(ge=2)] = 1024
+    """Pairs of one step, each of another user: with fewer active users than this CCL never steps."""
+    ccl_min_sessions: tuple[int, int] = (10, 10)
+    """Entries that a user's two sequences must have to be a pair, in the order of the sequences; (10, 5) in the paper."""
+    ccl_every: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """At most one step of CCL per so many click steps. 0: in a replay and on a GPU with every full batch; live on a CPU as
+    ``ccl_budget`` allows."""
+    ccl_budget: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.30
+    """Share of the learner's time that CCL may take, live on a CPU. Turned into a cadence once, when the first batch is full,
+    and kept in the checkpoint: the statistic ``ccl.every`` says which."""
+    ccl_capacity: Annotated[int, msgspec.Meta(ge=1)] = 40 * 1024
+    """K, keys of each dictionary."""
+    ccl_temperature: Annotated[float, msgspec.Meta(gt=0)] = 0.7
+    """tau."""
+    ccl_momentum: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.999
+    """m, of the key encoders."""
+    ccl_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    """Learning rate of CCL's own Adam."""
 
 
 class SequenceEncoder(nn.Module):
@@ -68,15 +106,19 @@ class SEMI(ClickNetwork):
     def __init__(self, config: Config, context: ModelContext) -> None:
         super().__init__()
         self.config = config
-        self.inputs = Inputs(config, context)
+        every = config.sequences or context.schema.item_sequences
+        if not every:
+            raise ValueError(f"{context.name}: semi needs an item sequence for each domain, and these samples have none")
+        self.inputs = Inputs(_reading(config, every, context.name), context)
         self.tables = self.inputs.tables
         domains = self.inputs.sequences
-        if not domains:
-            raise ValueError(f"{context.name}: semi needs an item sequence for each domain, and these samples have none")
+        self.pair = _pair(every, context.name) if config.ccl != "off" else None
+        """The domains of CCL."""
+        self.contrast: CCLStream | None = None
         width = self.inputs.target_dim
         self.times = nn.Embedding(config.time_blocks, width)
         nn.init.uniform_(self.times.weight, -config.initial_scale, config.initial_scale)
-        self.encoders = nn.ModuleDict({name: SequenceEncoder(self.times, self._block()) for name in domains})
+        self.encoders = nn.ModuleDict({name: SequenceEncoder(self.times, self._block()) for name in self.pair or domains})
         self.transfer = self._block()
         self.towards = nn.ModuleDict({name: self._block() for name in domains})
         candidate = self.inputs.candidate_dim + 2 * len(domains) * width + width
@@ -94,6 +136,39 @@ class SEMI(ClickNetwork):
         padding = Padding.of(batch.offsets(f"{sequence}.item"))
         hours = (ages(batch, sequence) // int(HOUR_MS)).clamp(0, self.config.time_blocks - 1)
         return Session(padding.pad(self.item_vectors(batch, encoded, sequence)), padding.mask, padding.pad(hours))
+
+    @torch.no_grad()
+    def pair_sessions(self, block: SampleBlock) -> tuple[Session, Session]:
+        """Return the sessions of both domains of CCL, row by row, with the item vectors of now."""
+        assert self.pair is not None, "asked for by CCL alone"
+        device, read = self.times.weight.device, self.inputs.sequences
+        found = []
+        for name in self.pair:
+            # A model of one domain has no look-up for the other's sequence, which so takes the place of its own.
+            own = name if name in read else read[0]
+            batch = Batch(under_one_name(block, name, own), device)
+            found.append(self.session(batch, self.inputs(batch, False), own))
+        return found[0], found[1]
+
+    def memory(self) -> State:
+        """Return what the inputs and CCL keep."""
+        contrast = {} if self.contrast is None else self.contrast.state()
+        return {**super().memory(), **{f"contrast.{name}": array for name, array in contrast.items()}}
+
+    def load_memory(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take :meth:`memory` back."""
+        super().load_memory({name: array for name, array in state.items() if not name.startswith("contrast.")})
+        if self.contrast is not None:
+            prefix = "contrast."
+            self.contrast.load_state({n.removeprefix(prefix): array for n, array in state.items() if n.startswith(prefix)})
+
+    def describe(self) -> dict[str, Any]:
+        """Return CCL's pace and dictionaries, or that it is off."""
+        if self.contrast is None:
+            return {"off": {"ccl": 'ccl = "off"'}}
+        queues = [contrast.queue for contrast in self.contrast.ccl.contrasts]
+        fills = {f"ccl.{n}": {"fill": q.fill, "capacity": q.capacity} for n, q in zip(self.pair or (), queues, strict=True)}
+        return {"ccl": self.contrast.describe(), "queues": fills}
 
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
         """Return logits ``[C]``."""
@@ -117,7 +192,94 @@ class SEMI(ClickNetwork):
         return found
 
 
+class SEMILearner(NeuralLearner):
+    """The click model, and CCL on its encoders where it is on.
+
+    Args:
+        network: on the CPU.
+        config: of both.
+        device: ``cpu`` or ``cuda``.
+        live: whether the budget of CCL counts.
+    """
+
+    network: SEMI
+
+    def __init__(self, network: SEMI, config: Config, device: str, live: bool) -> None:
+        super().__init__(network, config.rate, device)
+        self.config = config
+        self.until = _milliseconds(config.ccl_pretrain_until)
+        if network.pair is not None:
+            by_budget = config.ccl_every == 0 and live and self.device.type == "cpu"
+            pace = Pace(every=0 if by_budget else max(config.ccl_every, 1), budget=config.ccl_budget)
+            network.contrast = CCLStream(_ccl(network, config), _waiting(network.pair, config), network.pair_sessions, pace)
+
+    def predict_learn(self, block: SampleBlock) -> tuple[Scores, Stats]:
+        """Score and learn; what lies before ``ccl_pretrain_until`` only feeds CCL."""
+        contrast = self.network.contrast
+        if contrast is None:
+            return super().predict_learn(block)
+        early = block.column("ts") < self.until
+        if early.any():
+            scores, stats = self.predict(block), contrast.pretrain(block.take(np.flatnonzero(early)))
+            rest = block.take(np.flatnonzero(~early))
+            return scores, {**stats, **(self._beside(rest)[1] if len(rest) else {})}
+        return self._beside(block)
+
+    def _beside(self, block: SampleBlock) -> tuple[Scores, Stats]:
+        contrast, began = self.network.contrast, time.thread_time()
+        scores, stats = super().predict_learn(block)
+        if contrast is None or self.config.ccl != "on":
+            return scores, stats
+        return scores, {**stats, **contrast.after_click(block, time.thread_time() - began)}
+
+    def take_decisions(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Step as often as the learner that returned ``state`` came to."""
+        if self.network.contrast is not None:
+            self.network.contrast.take_decisions(int(state["memory.contrast.pace"][0]))
+
+
+def _ccl(network: SEMI, config: Config) -> CCL:
+    assert network.pair is not None
+    first, second = (network.encoders[name] for name in network.pair)
+    options = CCLConfig(
+        capacity=config.ccl_capacity,
+        temperature=config.ccl_temperature,
+        momentum=config.ccl_momentum,
+        rate=config.ccl_rate,
+    )
+    return CCL(first, second, network.inputs.target_dim, options)
+
+
+def _waiting(pair: tuple[str, str], config: Config) -> PairBuffer:
+    return PairBuffer(pair, config.ccl_batch, config.ccl_min_sessions)
+
+
+def _pair(every: tuple[str, ...], model: str) -> tuple[str, str]:
+    if len(every) != 2:
+        have = ", ".join(every)
+        raise ValueError(f"{model}: ccl needs two item sequences, one a domain, and there are {have}; name two in `sequences`")
+    return every[0], every[1]
+
+
+def _reading(config: Config, every: tuple[str, ...], model: str) -> Config:
+    """Return the config with the sequences that the click model reads."""
+    if config.domains == "both":
+        return config
+    if config.domains not in every:
+        raise ValueError(f"{model}: domains = {config.domains!r} is neither both nor one of {', '.join(every)}")
+    return msgspec.structs.replace(config, sequences=(config.domains,))
+
+
+def _milliseconds(until: int | dt.datetime | None) -> int:
+    if until is None:
+        return np.iinfo(np.int64).min
+    if isinstance(until, int):
+        return until
+    aware = until if until.tzinfo is not None else until.replace(tzinfo=dt.UTC)
+    return (aware - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(milliseconds=1)
+
+
 def build(config: Config, context: ModelContext) -> Learner:
     """Build the learner."""
     torch.manual_seed(context.seed)
-    return NeuralLearner(SEMI(config, context), config.rate, context.device)
+    return SEMILearner(SEMI(config, context), config, context.device, context.live)

@@ -13,6 +13,7 @@ from rich.table import Table
 from stream_app.launch import Launched
 from stream_app.replay import Replay
 from stream_app.report.leaderboard import leaderboard
+from stream_app.report.names import DIGITS
 from stream_app.report.writer import PageWriter
 from stream_app.results import best_of, intervals_of, result_of, standings_of
 from stream_app.runs import RESULT, write_whole
@@ -34,10 +35,10 @@ def print_result(replay: Replay, run: Path | None, *, as_json: bool, page: PageW
     for name in replay.config.replay.slices:
         leaderboard(console, standings_of(replay, name), {}, best=best_of(replay, name), title=f"only {name}")
     for name in replay.config.replay.slice_by:
-        _print_slices(console, name, result["slices"].get(name, {}))
+        _print_slices(console, name, result["slices"].get(name, {}), {} if page is None else page.names)
 
 
-def _print_slices(console: Console, dimension: str, slices: dict[str, Any]) -> None:
+def _print_slices(console: Console, dimension: str, slices: dict[str, Any], names: dict[str, str]) -> None:
     """Print the AUC of each model per value."""
     table = Table(title=f"AUC by {dimension}", title_justify="left", box=None, pad_edge=False)
     models = next(iter(slices.values()))["models"] if slices else {}
@@ -46,7 +47,7 @@ def _print_slices(console: Console, dimension: str, slices: dict[str, Any]) -> N
     for value, found in slices.items():
         figures = list(found["models"].values())
         aucs = ("-" if each["auc"] is None else f"{each['auc']:.4f}" for each in figures)
-        table.add_row(value, f"{figures[0]['impressions']:,.0f}", *aucs)
+        table.add_row(names.get(value[:DIGITS], value), f"{figures[0]['impressions']:,.0f}", *aucs)
     console.print(table)
 
 

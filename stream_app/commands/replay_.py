@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -52,6 +52,8 @@ class Replay:
     """On CUDA: deterministic kernels only."""
     slice: Annotated[Repeated, tyro.conf.arg(metavar="FEATURE", help_behavior_hint="(repeatable)")] = ()
     """A request or candidate feature: figures by its values too."""
+    hr_negatives: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 0)")] = None
+    """Rank each positive among N items drawn from those seen so far too: HR@3 (SEMI has 300)."""
     run_: Annotated[Path | None, tyro.conf.arg(name="run", metavar="DIR", help_behavior_hint="")] = None
     """Folder for config, metrics and checkpoints; without it nothing is kept."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -89,8 +91,14 @@ class Replay:
         if self.config is not None:
             layers.append(read_layer(self.config))
         layers += [set_layer(assignment) for assignment in self.set]
-        flags = {"models": self.model, "from": self.from_, "to": self.to, "score_from": self.score_from, "eval": self.eval}
-        flags |= {"slice_by": self.slice}
+        flags: dict[str, Any] = {
+            "models": self.model,
+            "from": self.from_,
+            "to": self.to,
+            "score_from": self.score_from,
+            "eval": self.eval,
+        }
+        flags |= {"slice_by": self.slice, "hr_negatives": self.hr_negatives}
         flags |= {name: getattr(self, name) for name in ("seed", "threads", "device", "deterministic")}
         layers.append(flag_layer(flags))
         if self.log is not None and self.kafka is not None:

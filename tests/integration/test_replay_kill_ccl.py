@@ -1,0 +1,99 @@
+"""A replay of SEMI with CCL and drawn negatives that is killed at random moments ends like one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream_app.join import join_log
+from stream_app.joiner.config import ItemSequence
+from stream_app.log_config import write_joined, write_log_config
+from stream_app.simulate.options import SimulateOptions
+from stream_app.simulate.run import run_simulate
+from stream_app.topics.embedded import EmbeddedLog
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = {
+    "replay.batch_requests": "4",
+    "replay.checkpoint_seconds": "0.2",
+    "replay.window_ms": "300000",
+    "replay.hr_negatives": "5",
+    "models.semi.dim": "8",
+    "models.semi.hidden": "[16]",
+    "models.semi.ccl": "on",
+    "models.semi.ccl_every": "3",
+    "models.semi.ccl_batch": "8",
+    "models.semi.ccl_capacity": "40",
+    "models.semi.ccl_min_sessions": "[1, 1]",
+}
+PATIENCE_S = 240
+
+pytestmark = pytest.mark.slow
+
+
+def start(log: Path, run: Path) -> subprocess.Popen[str]:
+    """Begin a replay, or go on with it."""
+    settings = [word for name, value in OPTIONS.items() for word in ("--set", f"{name}={value}")]
+    command = [sys.executable, "-m", "stream_app.cli", "replay", "--log", str(log), "--model", "semi", *settings]
+    command += ["--threads", "1", "--run", str(run), "--json"]
+    command += ["--resume"] if (run / "config.toml").exists() else []
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process: subprocess.Popen[str], run: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Return result and metrics of a replay, without what a clock says."""
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    result = json.loads(out)
+    del result["seconds"], result["models"]["semi"]["impressions_per_s"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("impressions_per_s", None)
+        line.get("stats", {}).pop("ccl.time_share", None)
+    return result, lines
+
+
+def newest(run: Path) -> str:
+    latest = run / "checkpoints" / "LATEST"
+    return latest.read_text().strip() if latest.exists() else ""
+
+
+def test_kill_9_brings_dictionaries_and_key_encoders_back(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    options = SimulateOptions(requests=400, rate=0.15, users=40, items=80, queries=20, categories=5, partitions=2)
+    with EmbeddedLog(log) as opened:
+        report = run_simulate(options, opened, log)
+        join = msgspec.structs.replace(report.join, item_sequences={"video": ItemSequence(), "product": ItemSequence(length=9)})
+        join_log(opened, log / "joiner", join)
+    write_log_config(log, join)
+    write_joined(log, join)
+    alone = finished(start(log, tmp_path / "alone"), tmp_path / "alone")
+    stats = [line["stats"] for line in alone[1] if "stats" in line]
+    assert any("ccl.drift" in each for each in stats)
+    assert 0 < alone[0]["models"]["semi"]["hr@3_drawn"] <= 1
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    moments, run, kills = random.Random(seed), tmp_path / "run", 0
+    for _ in range(2):
+        before, process, deadline = newest(run), start(log, run), time.monotonic() + PATIENCE_S
+        while newest(run) == before and process.poll() is None:
+            assert time.monotonic() < deadline, "no checkpoint came"
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=PATIENCE_S)
+        kills += process.returncode == -signal.SIGKILL
+    assert kills, "the run ended before any kill"
+    assert finished(start(log, run), run) == alone
