@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -25,9 +25,8 @@ from stream_app.joiner.config import JoinConfig
 from stream_app.joiner.merge import Input
 from stream_app.snapshots import Snapshots, restore_if_newer
 from stream_app.topics import Log, Record
-from stream_app.worker_metrics import WorkerMetrics
 
-__all__ = ["JoinThread", "Lease", "LeaseLostError", "LivePartition", "WorkerOptions"]
+__all__ = ["JoinMetrics", "JoinThread", "Joiners", "Lease", "LeaseLostError", "LivePartition", "WorkerOptions"]
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 0.02
@@ -37,6 +36,35 @@ STEP_SECONDS: Final = 0.25
 
 class LeaseLostError(ValueError):
     """The worker's session has expired: another worker may own its partitions."""
+
+
+class JoinMetrics(Protocol):
+    """Who is told what joiners do."""
+
+    def joined(self, events: int, rows: int, report: JoinReport) -> None:
+        """Take what a joiner's turn has done."""
+
+    def step(self, publish_seconds: float, commit_seconds: float) -> None:
+        """Take how long a batch's writes took."""
+
+    def snapshot(self, partition: int) -> None:
+        """A snapshot was stored."""
+
+
+class Joiners(Protocol):
+    """Where records and assignments go: :class:`JoinThread`, or the process that runs one."""
+
+    def assign(self, partitions: Collection[int], generation: int) -> Future[None]:
+        """Open partitions; those that are open stay as they are."""
+
+    def revoke(self, partitions: Collection[int] | None = None) -> Future[None]:
+        """Finish the current step and close partitions (None: all of them)."""
+
+    def deliver(self, topic: str, partition: int, records: Sequence[Record]) -> bool:
+        """Take delivered records."""
+
+    def full(self, topic: str, partition: int) -> bool:
+        """Whether there is no room for more."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +139,7 @@ class LivePartition:
         generation: int,
         lease: Lease,
         snapshots: Snapshots | None,
-        metrics: WorkerMetrics,
+        metrics: JoinMetrics,
     ) -> None:
         self.partition = partition
         self.generation = generation
@@ -231,7 +259,7 @@ class JoinThread(threading.Thread):
     """
 
     def __init__(
-        self, make: Callable[[int, int], LivePartition], metrics: WorkerMetrics, on_error: Callable[[BaseException], None]
+        self, make: Callable[[int, int], LivePartition], metrics: JoinMetrics, on_error: Callable[[BaseException], None]
     ) -> None:
         super().__init__(name="joiner", daemon=True)
         self.report = JoinReport(n_partitions=0)

@@ -22,7 +22,7 @@ import ssl
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import faust
@@ -31,7 +31,7 @@ from faust.transport.drivers import aiokafka as driver
 
 from stream_app.inbox import DELIVERED
 from stream_app.kafka_config import KafkaConfig, client_options
-from stream_app.live_join import JoinThread, Lease, WorkerOptions
+from stream_app.live_join import Joiners, Lease, WorkerOptions
 from stream_app.topics import Record
 from stream_app.worker_metrics import WorkerMetrics
 
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 class Delivery:
-    """What the agents and the group's callbacks do; faust's side of a :class:`~stream_app.live_join.JoinThread`.
+    """What the agents and the group's callbacks do; faust's side of the joiners.
 
     Args:
         joiners: where records and assignments go.
@@ -57,7 +57,7 @@ class Delivery:
         lease: renewed by heartbeats.
     """
 
-    def __init__(self, joiners: JoinThread, topics: Mapping[str, str], metrics: WorkerMetrics, lease: Lease) -> None:
+    def __init__(self, joiners: Joiners, topics: Mapping[str, str], metrics: WorkerMetrics, lease: Lease) -> None:
         self.joiners = joiners
         self.topics = topics
         self.lease = lease
@@ -220,8 +220,17 @@ def _new_offset_without_doubles(original: Callable[[Any, Any], int | None], cons
     return original(consumer, tp)
 
 
-def run_delivery(app: faust.App, stop: threading.Event) -> BaseException | None:
-    """Run a faust app until ``stop`` is set or it crashes; return what it crashed of. In the main thread."""
+def run_delivery(
+    app: faust.App, stop: threading.Event, drain: Callable[[], Awaitable[bool]] | None = None
+) -> BaseException | None:
+    """Run a faust app until ``stop`` is set or it crashes; return what it crashed of. In the main thread.
+
+    Args:
+        app: of :func:`make_app`.
+        stop: asked often.
+        drain: lets go of all partitions, before the group is left; false: the seat in the group is kept, and the partitions
+            wait for a session's time for this worker to come back.
+    """
 
     async def run() -> BaseException | None:
         await app.start()
@@ -230,6 +239,8 @@ def run_delivery(app: faust.App, stop: threading.Event) -> BaseException | None:
                 await asyncio.sleep(0.1)
         finally:
             crash = app.crash_reason if app.crashed else None
+            if drain is not None and await drain() and crash is None:
+                _give_up_seat(app)
             await app.stop()
         return crash
 
@@ -239,6 +250,14 @@ def run_delivery(app: faust.App, stop: threading.Event) -> BaseException | None:
         return loop.run_until_complete(run())
     finally:
         loop.close()
+
+
+def _give_up_seat(app: faust.App) -> None:
+    """Leave the group when the consumer stops: its client does so only where membership is not static."""
+    thread = cast(Any, app.consumer)._thread
+    coordinator = getattr(thread._consumer, "_coordinator", None)
+    if coordinator is not None:
+        coordinator._group_instance_id = None
 
 
 def delivered_topics(names: Iterable[str], prefix: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import gc
 import logging
 import threading
@@ -13,11 +13,11 @@ from typing import Final
 from stream_app.durable_join import JoinReport
 from stream_app.events import RAW_TOPICS
 from stream_app.join import count_partitions
+from stream_app.join_messages import Setup
+from stream_app.join_process import JoinProcess, SharedLease
 from stream_app.joiner.config import JoinConfig
 from stream_app.kafka_config import KafkaConfig
-from stream_app.live_join import JoinThread, Lease, LivePartition, WorkerOptions
-from stream_app.snapshots import Snapshots
-from stream_app.topics import Log, TopicError
+from stream_app.live_join import WorkerOptions
 from stream_app.topics.kafka import KafkaLog, open_kafka
 from stream_app.watchdog import Look, Watchdog
 from stream_app.worker import Delivery, delivered_topics, make_app, mend_commits, run_delivery
@@ -57,7 +57,9 @@ def run_worker(
         on_status: called every two seconds, by another thread.
 
     Raises:
-        As :func:`stream_app.join.join_log`; or LeaseLostError, FencedError, SnapshotError, WorkerStalledError.
+        JoinProcessError: the joiners failed, with their message, or their process was killed.
+        WorkerStalledError: something stands still.
+        SnapshotError: snapshots cannot be kept there.
     """
     with open_kafka(kafka) as reads:
         return _Worker(options, config, kafka, reads).run(stop, on_status)
@@ -69,16 +71,14 @@ class _Worker:
         self._config = config
         self._kafka = kafka
         self._reads = reads
-        self._n_partitions = count_partitions(reads)
-        self._snapshots = Snapshots(options.snapshots) if options.snapshots else None
         self._metrics = WorkerMetrics()
-        self._lease = Lease(options.session_seconds)
         self._ended = threading.Event()
         self._errors: list[BaseException] = []
-        self._joiners = JoinThread(self._open, self._metrics, self._fail)
+        self._joiners = JoinProcess(Setup(options, config, kafka, count_partitions(reads)), self._metrics, self._fail)
         self._topics = reads.topics()
         delivered = delivered_topics(self._topics, kafka.topic_prefix)
-        self._delivery = Delivery(self._joiners, delivered, self._metrics, self._lease)
+        lease = SharedLease(options.session_seconds, self._joiners)
+        self._delivery = Delivery(self._joiners, delivered, self._metrics, lease)
 
     def run(self, stop: Callable[[], bool], on_status: Callable[[Status], None]) -> JoinReport:
         mend_commits()
@@ -89,42 +89,24 @@ class _Worker:
         _collect_rarely()
         threading.Thread(target=self._await, args=(stop,), name="stop", daemon=True).start()
         threading.Thread(target=self._watch, args=(on_status,), name="watchdog", daemon=True).start()
-        crash = run_delivery(app, self._ended)
-        # faust has left the group or its session is about to end; the step that is under way still finishes.
-        with contextlib.suppress(Exception):  # What went wrong is in the errors already.
-            self._joiners.stop().result(self._options.session_seconds)
-        self._joiners.join(1.0)
+        try:
+            crash = run_delivery(app, self._ended, self._drain)
+        finally:
+            self._joiners.end()
         if self._errors:
             raise self._errors[0]
         if crash is not None:
             raise crash
         return self._joiners.report
 
-    def _open(self, partition: int, generation: int) -> LivePartition:
-        return LivePartition(
-            self._options,
-            self._config,
-            self._reads,
-            self._connect,
-            partition,
-            self._n_partitions,
-            generation,
-            self._lease,
-            self._snapshots,
-            self._metrics,
-        )
-
-    def _connect(self, fence: str) -> Log:
-        deadline = time.monotonic() + self._kafka.outage_ms / 1_000
-        while True:
-            try:
-                return open_kafka(self._kafka, fence=self._kafka.topic_prefix + fence)
-            except TopicError as error:
-                # There was a connection when the worker began, so the config is right, and the cluster is away for now.
-                if time.monotonic() > deadline or self._ended.is_set():
-                    raise
-                log.warning("%s; trying again", error)
-                self._ended.wait(1.0)
+    async def _drain(self) -> bool:
+        """Let the step that is under way finish and close all partitions; false if that went wrong."""
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(self._joiners.stop()), self._options.session_seconds)
+        except Exception as error:  # Errors of the joiners are among ours already.
+            log.warning("the joiners did not close in good order: %s", error or type(error).__name__)
+            return False
+        return not self._errors
 
     def _fail(self, error: BaseException) -> None:
         self._errors.append(error)
