@@ -213,10 +213,9 @@ class JoinProcess:
             asked, self._asked = list(self._asked.values()), {}
         if expected:
             return
-        error = JoinProcessError(text)
-        self._on_error(error)
-        for done in asked:
-            done.set_exception(error)
+        self._on_error(JoinProcessError(text))
+        for done in asked:  # All partitions are closed. An error here would reach faust, which waits for itself then.
+            done.set_result(None)
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:

@@ -65,7 +65,7 @@ def test_workers_that_come_and_go_under_load_share_the_partitions(cluster: Clust
     assert "partitions assigned: [0, 1]" in cluster.told("w0")
     time.sleep(3)
     assert stop(first) == 0
-    # A worker that stops keeps its seat for a session, so that a restart moves nothing; then the others take over.
+    # A worker that stops in good order gives its seat up; the others take over.
     cluster.wait_for(lambda: "partitions assigned: [0, 1, 2]" in cluster.told("w1"), 25)
     load.join()
     cluster.wait_until_joined()
