@@ -8,12 +8,11 @@ from typing import Any
 import msgspec
 
 from learners.checkpoint import checkpoints, latest, load
-from learners.samples import SampleBlock
 from stream_app.events import SAMPLES
+from stream_app.inspect_topic import first_and_last, samples_of
 from stream_app.joiner.store import Header, StateError
 from stream_app.runs import CHECKPOINTS, METRICS, RESULT, RunFolder, is_run
 from stream_app.state import RocksState
-from stream_app.topics import Topic
 from stream_app.topics.embedded import EmbeddedTopic, open_log
 
 JOINER = "joiner"
@@ -34,7 +33,7 @@ def inspect_log(path: Path) -> dict[str, Any]:
     """Return a log's topics, samples, joiner and imports."""
     with open_log(path) as log:
         topics = {name: _topic(log.topic(name)) for name in log.topics()}
-        samples = _samples(log.topic(SAMPLES)) if SAMPLES in topics else None
+        samples = samples_of(log.topic(SAMPLES)) if SAMPLES in topics else None
     return {
         "kind": "log",
         "path": str(path),
@@ -77,7 +76,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
 
 def _topic(topic: EmbeddedTopic) -> dict[str, Any]:
     offsets = [(topic.start(partition), topic.end(partition)) for partition in range(topic.n_partitions)]
-    times = [ts for partition, (start, end) in enumerate(offsets) for ts in _times(topic, partition, start, end)]
+    times = [ts for partition, (start, end) in enumerate(offsets) for ts in first_and_last(topic, partition, start, end)]
     return {
         "partitions": topic.n_partitions,
         "records": sum(end - start for start, end in offsets),
@@ -86,25 +85,6 @@ def _topic(topic: EmbeddedTopic) -> dict[str, Any]:
         "last_ts": max(times, default=None),
         "offsets": offsets,
     }
-
-
-def _times(topic: Topic, partition: int, start: int, end: int) -> list[int]:
-    """Return the times of the first and the last record of a partition."""
-    ends = (start, end - 1) if end > start else ()
-    return [record.ts for position in ends for record in topic.read(partition, position, max_records=1)]
-
-
-def _samples(topic: Topic) -> dict[str, Any]:
-    """Return the generation and the last ``seq`` per partition."""
-    marks: dict[int, int] = {}
-    schema = None
-    for partition in range(topic.n_partitions):
-        end = topic.end(partition)
-        if end > topic.start(partition):
-            block = SampleBlock.from_ipc(topic.read(partition, end - 1, max_records=1)[0].value)
-            marks |= block.marks()
-            schema = block.schema
-    return {"schema": None if schema is None else msgspec.to_builtins(schema), "marks": marks}
 
 
 def _joiner(folder: Path) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from learners.samples import SampleBlock
 from stream_app.events import SAMPLES
 from stream_app.importers.books import IMPORTS, TopicBook
+from stream_app.inspect_topic import first_and_last, samples_of
 from stream_app.topics import Topic
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def inspect_kafka(log: KafkaLog) -> dict[str, Any]:
         "kind": "cluster",
         "path": log.where,
         "topics": topics,
-        "samples": _samples(log.topic(SAMPLES)) if SAMPLES in names else None,
+        "samples": samples_of(log.topic(SAMPLES)) if SAMPLES in names else None,
         "joiner": [],
         "imports": [msgspec.to_builtins(state) for state in TopicBook(log).all().values()] if IMPORTS in names else [],
     }
@@ -41,12 +41,7 @@ def inspect_kafka(log: KafkaLog) -> dict[str, Any]:
 
 def _topic(topic: Topic) -> dict[str, Any]:
     offsets = [(topic.start(partition), topic.end(partition)) for partition in range(topic.n_partitions)]
-    times = [
-        record.ts
-        for partition, (start, end) in enumerate(offsets)
-        for position in ((start, end - 1) if end > start else ())
-        for record in topic.read(partition, position, max_records=1)
-    ]
+    times = [ts for partition, (start, end) in enumerate(offsets) for ts in first_and_last(topic, partition, start, end)]
     return {
         "partitions": topic.n_partitions,
         "records": sum(end - start for start, end in offsets),
@@ -54,15 +49,3 @@ def _topic(topic: Topic) -> dict[str, Any]:
         "last_ts": max(times, default=None),
         "offsets": offsets,
     }
-
-
-def _samples(topic: Topic) -> dict[str, Any]:
-    marks: dict[int, int] = {}
-    schema = None
-    for partition in range(topic.n_partitions):
-        end = topic.end(partition)
-        if end > topic.start(partition):
-            block = SampleBlock.from_ipc(topic.read(partition, end - 1, max_records=1)[0].value)
-            marks |= block.marks()
-            schema = block.schema
-    return {"schema": None if schema is None else msgspec.to_builtins(schema), "marks": marks}

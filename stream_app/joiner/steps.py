@@ -71,7 +71,8 @@ class Steps:
         header.has_items, header.has_users = bool(regs[HAS_ITEMS]), bool(regs[HAS_USERS])
         for name, n in zip(COUNTERS, regs[COUNTERS_AT:].tolist(), strict=True):
             header.counters[name] = header.counters.get(name, 0) + n
-        return refused[: regs[N_REFUSED]].tolist()  # type: ignore[no-any-return]
+        indexes: list[int] = refused[: regs[N_REFUSED]].tolist()
+        return indexes
 
     def _load(self, wanted: Ints) -> None:
         if len(wanted):
