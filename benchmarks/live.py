@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -74,15 +75,20 @@ class Program:
         command = [*FRESHET, *words, *more]
         self.process = subprocess.Popen(command, stdout=log.open("wb"), stderr=subprocess.STDOUT, cwd=log.parent)
 
+    def pids(self) -> list[int]:
+        """Return its process and those that it has started: a worker's joiners have one."""
+        pid = self.process.pid
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
     def memory_mb(self, what: str = "VmRSS") -> float:
         """Return its resident memory, or the part of it that a field of /proc/PID/status names."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) * 1_024 / 1e6
+        statuses = [Path(f"/proc/{pid}/status").read_text().splitlines() for pid in self.pids()]
+        return sum(int(row.split()[1]) for rows in statuses for row in rows if row.startswith(f"{what}:")) * 1_024 / 1e6
 
     def cpu_seconds(self) -> float:
         """Return what it has used of the processors."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        rows = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids()]
+        return sum(int(row[11]) + int(row[12]) for row in rows) / os.sysconf("SC_CLK_TCK")
 
     def metrics(self) -> dict[str, float]:
         """Return each metric's sum over its labels; nothing while it does not answer."""
@@ -109,6 +115,74 @@ class Program:
             self.process.wait(60)
 
 
+class Pipeline:
+    """Simulator, worker and trainer on one cluster."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path, opened: ExitStack) -> None:
+        server = options.kafka or opened.enter_context(Broker(folder / "broker")).server
+        (folder / "freshet.toml").write_text(CONFIG.format(model=options.model))
+        cluster = [f"--kafka={server}", f"--set=kafka.topic_prefix=live-{secrets.token_hex(3)}."]
+        configured = [*cluster, f"--config={folder / 'freshet.toml'}"]
+        world = [f"--users={options.users}", f"--items={options.items}", "--queries=50", "--categories=20"]
+        world += [f"--rate={options.rate}", "--requests=100000000", "--label-window-ms=15000", "--click-delay-ms=3000"]
+        ports = free_ports(2)
+        self.simulator = Program(["simulate", *cluster, "--live", "--partitions=2", *world], folder / "simulator.log")
+        opened.callback(self.simulator.end)
+        time.sleep(5)
+        self.worker = Program(["join", *configured, f"--state={folder / 'state'}"], folder / "worker.log", ports[0])
+        opened.callback(self.worker.end)
+        self.trainer = Program(["train", *configured, f"--run={folder / 'run'}"], folder / "trainer.log", ports[1])
+        opened.callback(self.trainer.end)
+        self._began = time.monotonic()
+
+    @property
+    def minute(self) -> float:
+        """Minutes since the beginning."""
+        return (time.monotonic() - self._began) / 60
+
+    def look(self) -> dict[str, float]:
+        """Return what is so now; sums since the beginning among it."""
+        for program in (self.simulator, self.worker, self.trainer):
+            program.check()
+        of_worker, of_trainer = self.worker.metrics(), self.trainer.metrics()
+        return {
+            "minute": self.minute,
+            "worker_mb": self.worker.memory_mb(),
+            "worker_anonymous_mb": self.worker.memory_mb("RssAnon"),
+            "trainer_anonymous_mb": self.trainer.memory_mb("RssAnon"),
+            "worker_lag": of_worker.get("freshet_worker_lag_records", 0.0),
+            "inbox": of_worker.get("freshet_worker_inbox_records", 0.0),
+            "trainer_mb": self.trainer.memory_mb(),
+            "trainer_lag": of_trainer.get("freshet_trainer_lag_event_seconds", 0.0),
+            "rows": of_trainer.get("freshet_trainer_rows_total", 0.0),
+            "impressions": of_trainer.get("freshet_trainer_impressions_total", 0.0),
+            "cpu": self.worker.cpu_seconds() + self.trainer.cpu_seconds(),
+        }
+
+
+def line(now: dict[str, float], last: dict[str, float]) -> str:
+    """Return a line of the table: what is so, and rates since the last look."""
+    passed = (now["minute"] - last.get("minute", 0.0)) * 60
+    rows, impressions, cpu = ((now[name] - last.get(name, 0.0)) / passed for name in ("rows", "impressions", "cpu"))
+    return (
+        f"{now['minute']:7.1f}{now['worker_mb']:11.0f}{now['worker_anonymous_mb']:7.0f}{now['worker_lag']:10.0f}"
+        f"{now['inbox']:8.0f}{now['trainer_mb']:12.0f}{now['trainer_anonymous_mb']:7.0f}{now['trainer_lag']:8.2f}"
+        f"{rows:9.0f}{impressions:9.0f}{100 * cpu:7.0f}"
+    )
+
+
+def summary(rows: list[dict[str, float]]) -> Iterator[str]:
+    """Yield what the second half says: slopes of memory, and the largest lags."""
+    late = rows[len(rows) // 2 :]
+    if len(late) <= 2:
+        return
+    hours = np.array([row["minute"] / 60 for row in late])
+    for name in ("worker_mb", "worker_anonymous_mb", "trainer_mb", "trainer_anonymous_mb"):
+        yield f"{name}: {np.polyfit(hours, [row[name] for row in late], 1)[0]:+.0f} MB an hour over the second half"
+    worker_lag, trainer_lag = (max(row[name] for row in late) for name in ("worker_lag", "trainer_lag"))
+    yield f"largest lag there: worker {worker_lag:.0f} records, trainer {trainer_lag:.2f} s"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
@@ -123,67 +197,16 @@ def main() -> None:
     options = parser.parse_args()
     minutes, every = (1.0, 10.0) if options.quick else (options.minutes, options.every)
     rows: list[dict[str, float]] = []
-    with tempfile.TemporaryDirectory() as temporary, ExitStack() as opened:
-        folder = Path(temporary)
-        server = options.kafka or opened.enter_context(Broker(folder / "broker")).server
-        (folder / "freshet.toml").write_text(CONFIG.format(model=options.model))
-        prefix = f"--set=kafka.topic_prefix=live-{secrets.token_hex(3)}."
-        cluster = [f"--kafka={server}", prefix]
-        ports = free_ports(2)
-        config = f"--config={folder / 'freshet.toml'}"
-        world = [f"--users={options.users}", f"--items={options.items}", "--queries=50", "--categories=20"]
-        simulated = [
-            *world,
-            f"--rate={options.rate}",
-            "--requests=100000000",
-            "--label-window-ms=15000",
-            "--click-delay-ms=3000",
-        ]
-        simulator = Program(["simulate", *cluster, "--live", "--partitions=2", *simulated], folder / "simulator.log")
-        opened.callback(simulator.end)
-        time.sleep(5)
-        worker = Program(["join", *cluster, config, f"--state={folder / 'state'}"], folder / "worker.log", ports[0])
-        opened.callback(worker.end)
-        trainer = Program(["train", *cluster, config, f"--run={folder / 'run'}"], folder / "trainer.log", ports[1])
-        opened.callback(trainer.end)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
+        pipeline = Pipeline(options, Path(folder), opened)
         print("".join(f"{name:>{width}}" for name, width in TITLES))
-        began = time.monotonic()
-        last: dict[str, float] = {}
-        while time.monotonic() - began < minutes * 60:
+        while pipeline.minute < minutes:
             time.sleep(every)
-            for program in (simulator, worker, trainer):
-                program.check()
-            of_worker, of_trainer = worker.metrics(), trainer.metrics()
-            now = {
-                "minute": (time.monotonic() - began) / 60,
-                "worker_mb": worker.memory_mb(),
-                "worker_anonymous_mb": worker.memory_mb("RssAnon"),
-                "trainer_anonymous_mb": trainer.memory_mb("RssAnon"),
-                "worker_lag": of_worker.get("freshet_worker_lag_records", 0.0),
-                "inbox": of_worker.get("freshet_worker_inbox_records", 0.0),
-                "trainer_mb": trainer.memory_mb(),
-                "trainer_lag": of_trainer.get("freshet_trainer_lag_event_seconds", 0.0),
-                "rows": of_trainer.get("freshet_trainer_rows_total", 0.0),
-                "impressions": of_trainer.get("freshet_trainer_impressions_total", 0.0),
-                "cpu": worker.cpu_seconds() + trainer.cpu_seconds(),
-            }
-            passed = (now["minute"] - last.get("minute", 0.0)) * 60
-            rates = [(now[name] - last.get(name, 0.0)) / passed for name in ("rows", "impressions", "cpu")]
+            now = pipeline.look()
+            print(line(now, rows[-1] if rows else {}), flush=True)
             rows.append(now)
-            last = now
-            figures = (
-                f"{now['minute']:7.1f}{now['worker_mb']:11.0f}{now['worker_anonymous_mb']:7.0f}{now['worker_lag']:10.0f}",
-                f"{now['inbox']:8.0f}{now['trainer_mb']:12.0f}{now['trainer_anonymous_mb']:7.0f}{now['trainer_lag']:8.2f}",
-                f"{rates[0]:9.0f}{rates[1]:9.0f}{100 * rates[2]:7.0f}",
-            )
-            print("".join(figures), flush=True)
-    late = rows[len(rows) // 2 :]
-    if len(late) > 2:
-        hours = np.array([row["minute"] / 60 for row in late])
-        for name in ("worker_mb", "worker_anonymous_mb", "trainer_mb", "trainer_anonymous_mb"):
-            print(f"{name}: {np.polyfit(hours, [row[name] for row in late], 1)[0]:+.0f} MB an hour over the second half")
-        worker_lag, trainer_lag = (max(row[name] for row in late) for name in ("worker_lag", "trainer_lag"))
-        print(f"largest lag there: worker {worker_lag:.0f} records, trainer {trainer_lag:.2f} s")
+    for each in summary(rows):
+        print(each)
     if options.json:
         options.json.write_text(json.dumps(rows))
 

@@ -5,7 +5,8 @@
     python benchmarks/trainer.py --quick
 
 Throughput: all sides run the same loop (score, learn, count) over the same rows; fed from memory the steps are cut beforehand,
-else a thread reads, decodes and cuts them meanwhile. Seconds of CPU are of the whole process.
+else a thread reads, decodes and cuts them meanwhile. Seconds of CPU are of the whole process; ``reading_cpu_s`` are those of
+reading alone. Ratios are medians over the turns, each against memory in the same turn.
 Delay: a stream with ``policy = correct`` and no lateness, joined by a process of its own (``freshet join --follow``, or
 ``freshet join --kafka``); each action is timed from its append to the end of the step that learned its correction.
 ``--kafka`` without a broker starts one from Maven's jars.
@@ -157,6 +158,14 @@ def cut(config: RunConfig, topic: Topic) -> list[LiveBatch]:
     return batches
 
 
+def reading_cpu(config: RunConfig, topic: Topic) -> float:
+    """Return the seconds of CPU that reading, decoding and cutting take with nothing beside them."""
+    cut(config, topic)  # connects
+    began = time.process_time()
+    cut(config, topic)
+    return time.process_time() - began
+
+
 def copied(source: Topic, log: Log) -> Topic:
     topic = log.create(SAMPLES, source.n_partitions)
     for p in range(source.n_partitions):
@@ -185,11 +194,14 @@ def throughput(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if options.kafka:
             kafka = open_kafka(KafkaConfig(servers=(options.kafka,), topic_prefix=f"bench-{secrets.token_hex(4)}-"))
             sides["kafka"] = copied(topic, kafka)
-        found: dict[str, list[tuple[float, float]]] = {"memory": [], **{name: [] for name in sides}}
-        for _ in range(options.turns):
-            found["memory"].append(fed_by(config, topic, Memory(batches)))
-            for name, each in sides.items():
-                found[name].append(fed_by(config, each, None))
+        names = ["memory", *sides]
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        for turn in range(options.turns):
+            # Each side comes first in turn: a machine that gets slower or faster favours none.
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                feed = Memory(batches) if name == "memory" else None
+                found[name].append(fed_by(config, sides.get(name, topic), feed))
+        reading = {name: reading_cpu(config, each) for name, each in sides.items()}
     result: dict[str, Any] = {"model": options.model, "threads": config.replay.threads, "requests": len(batches) * 100}
     for name, rates in found.items():
         result[name] = {
@@ -198,6 +210,8 @@ def throughput(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "ratio": round(statistics.median(w / m for (w, _), (m, _) in zip(rates, found["memory"], strict=True)), 3),
             "cpu_ratio": round(statistics.median(c / m for (_, c), (_, m) in zip(rates, found["memory"], strict=True)), 3),
         }
+        if name in reading:
+            result[name]["reading_cpu_s"] = round(reading[name], 3)
     return result
 
 

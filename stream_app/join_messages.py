@@ -12,8 +12,8 @@ import msgspec
 from stream_app.durable_join import JoinReport
 from stream_app.joiner.config import JoinConfig
 from stream_app.kafka_config import KafkaConfig
-from stream_app.live_join import WorkerOptions
 from stream_app.topics import Record
+from stream_app.worker_options import WorkerOptions
 
 __all__ = [
     "TO_JOINERS",

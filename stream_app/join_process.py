@@ -1,4 +1,4 @@
-"""A worker's joiners in a process of their own, which has its own interpreter lock: faust's takes all of a core.
+"""A worker's joiners in a process of their own, with its own interpreter lock: heartbeats go on whatever the joiners do.
 
 This is the worker's side. Frames go out on a thread, in order, so that faust's loop never waits for the socket; what is on its
 way is bounded (:data:`UNDERWAY_BYTES`). faust may commit what is still on its way when a process is killed: the joiner finds
@@ -22,7 +22,7 @@ from typing import Final
 
 from stream_app.durable_join import JoinReport
 from stream_app.join_messages import TO_WORKER, Assign, Deliver, Done, Renew, Revoke, Setup, Stop, Told, encode
-from stream_app.live_join import Lease
+from stream_app.lease import Lease
 from stream_app.topics import Record
 from stream_app.worker_metrics import WorkerMetrics
 

@@ -1,8 +1,8 @@
 """The joiners of a worker: one thread that joins whatever partitions are assigned to it. Knows nothing of faust.
 
 Membership comes from outside: :meth:`JoinThread.assign` and :meth:`JoinThread.revoke` follow the group's generations, and a
-:class:`Lease` that each heartbeat renews says until when nobody else can own what is owned here. A worker that lost its session
-stops before it touches state; what it still has under way in Kafka is fenced by the next owner.
+:mod:`lease <stream_app.lease>` that each heartbeat renews says until when nobody else can own what is owned here. A worker that
+lost its session stops before it touches state; what it still has under way in Kafka is fenced by the next owner.
 """
 
 from __future__ import annotations
@@ -14,28 +14,23 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Final, Protocol
-
-import msgspec
 
 from stream_app.durable_join import READ_RECORDS, DurableJoin, JoinReport
 from stream_app.inbox import DELIVERED, Inbox, PartitionLog
 from stream_app.joiner.config import JoinConfig
 from stream_app.joiner.merge import Input
+from stream_app.lease import Lease, LeaseLostError
 from stream_app.snapshots import Snapshots, restore_if_newer
 from stream_app.topics import Log, Record
+from stream_app.worker_options import WorkerOptions
 
-__all__ = ["JoinMetrics", "JoinThread", "Joiners", "Lease", "LeaseLostError", "LivePartition", "WorkerOptions"]
+__all__ = ["JoinMetrics", "JoinThread", "Joiners", "LivePartition"]
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 0.02
 STEP_SECONDS: Final = 0.25
 """From one step of a partition to its next, unless much waits: a step's transactions cost 10 ms of CPU whatever they hold."""
-
-
-class LeaseLostError(ValueError):
-    """The worker's session has expired: another worker may own its partitions."""
 
 
 class JoinMetrics(Protocol):
@@ -65,53 +60,6 @@ class Joiners(Protocol):
 
     def full(self, topic: str, partition: int) -> bool:
         """Whether there is no room for more."""
-
-
-class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How one worker of a group works; the config says what it makes."""
-
-    app: str = "freshet"
-    """Name of the group; its workers share the partitions."""
-    worker_id: str
-    """Unique in the group; a worker that comes back under its old name within the session keeps its partitions."""
-    state_dir: Path
-    """A folder per partition is kept in it; one worker at a time."""
-    snapshots: str | None = None
-    """Where to keep copies of the state: a folder, or a URL of an object store."""
-    snapshot_seconds: float = 300.0
-    inbox_records: int = 100_000
-    """Delivered records of a topic partition that may wait for the joiner before delivery does."""
-    session_seconds: float = 10.0
-    """How long a worker that is silent keeps its partitions."""
-    stall_seconds: float = 120.0
-    """How long nothing may move while there is something to do, before the worker ends itself."""
-    metrics_port: int | None = None
-
-
-class Lease:
-    """Until when nobody else can own our partitions, by a clock that does not jump.
-
-    Args:
-        seconds: the group's session timeout.
-        clock: seconds.
-    """
-
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.seconds = seconds
-        self._clock = clock
-        self._until = float("-inf")
-
-    def renew(self, sent: float) -> None:
-        """Take a heartbeat that was sent at ``sent`` and answered: the broker's session is at least as young."""
-        self._until = max(self._until, sent + self.seconds)
-
-    def held(self) -> bool:
-        """Whether it still holds."""
-        return self._clock() < self._until
-
-    def give_up(self) -> None:
-        """Count it as lost."""
-        self._until = float("-inf")
 
 
 class LivePartition:

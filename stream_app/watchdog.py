@@ -30,8 +30,8 @@ class Look(NamedTuple):
     positions: Mapping[tuple[str, int], int]
     """The joiners'."""
     received: Mapping[tuple[str, int], int]
-    """Offset after the last record that faust delivered, of the topics that it delivers; those where an agent waits for room
-    are not there."""
+    """Offset after the last record that faust delivered, of the topics that it delivers; those whose inbox is full are
+    not there."""
     turned: float
     """When the joiners' thread last came round."""
 

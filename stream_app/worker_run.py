@@ -17,11 +17,11 @@ from stream_app.join_messages import Setup
 from stream_app.join_process import JoinProcess, SharedLease
 from stream_app.joiner.config import JoinConfig
 from stream_app.kafka_config import KafkaConfig
-from stream_app.live_join import WorkerOptions
 from stream_app.topics.kafka import KafkaLog, open_kafka
 from stream_app.watchdog import Look, Watchdog
 from stream_app.worker import Delivery, delivered_topics, make_app, mend_commits, run_delivery
 from stream_app.worker_metrics import WorkerMetrics
+from stream_app.worker_options import WorkerOptions
 
 __all__ = ["Status", "run_worker"]
 

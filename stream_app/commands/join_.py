@@ -97,9 +97,9 @@ class Join:
 
         from stream_app.config import resolve
         from stream_app.kafka_config import parse_servers
-        from stream_app.live_join import WorkerOptions
         from stream_app.progress import Progress
         from stream_app.signals import PoliteStop
+        from stream_app.worker_options import WorkerOptions
         from stream_app.worker_run import Status, run_worker
 
         config = resolve(self._layers())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stream_app.events import ACTIONS, IMPRESSIONS
 from stream_app.topics import Message
 from tests.integration.broker import Broker
 from tests.integration.worker_process import Cluster, simulated, stop
@@ -27,6 +28,9 @@ def test_a_worker_makes_what_an_embedded_join_makes(cluster: Cluster) -> None:
     cluster.produce(simulated(1_500, 2))
     worker = cluster.worker()
     cluster.wait_until_joined()
+    log = cluster.log
+    ends = {(name, p): log.topic(name).end(p) for name in (ACTIONS, IMPRESSIONS) for p in range(2)}
+    cluster.wait_for(lambda: log.committed(cluster.name) == ends, 10)
     assert stop(worker) == 0
     assert cluster.check_against_embedded() > 1_000
 

@@ -11,7 +11,8 @@ from typing import cast
 import pytest
 
 from stream_app.inbox import Inbox
-from stream_app.live_join import JoinThread, Lease, LeaseLostError, LivePartition
+from stream_app.lease import Lease, LeaseLostError
+from stream_app.live_join import JoinThread, LivePartition
 from stream_app.worker_metrics import WorkerMetrics
 
 

@@ -11,12 +11,16 @@ from typing import Any, cast
 
 import pytest
 from faust.transport.consumer import Consumer
+from faust.types import TP
 
 from stream_app.inbox import Inbox
 from stream_app.kafka_config import KafkaConfig
-from stream_app.live_join import JoinThread, Lease, LivePartition, WorkerOptions
-from stream_app.worker import Delivery, delivered_topics, make_app, mend_commits
+from stream_app.lease import Lease
+from stream_app.live_join import JoinThread, LivePartition
+from stream_app.topics import Record
+from stream_app.worker import Delivery, batch_message, delivered_topics, make_app, mend_commits
 from stream_app.worker_metrics import WorkerMetrics
+from stream_app.worker_options import WorkerOptions
 
 
 class OpenPartition:
@@ -54,15 +58,20 @@ class Worker:
         self.joiners.start()
         self.joiners.assign([0, 1], 1).result(5)
 
+    def assign(self, delivery: Delivery) -> None:
+        app = SimpleNamespace(consumer_generation_id=1)
+        run(delivery.assigned(app, [TP(f"x.{name}", p) for name in ("actions", "impressions") for p in (0, 1)]))
+        self.joiners.assign([], 1).result(5)
+
     def agent(self, topic: str) -> Any:
         return next(agent for name, agent in self.app.agents.items() if topic in name)
 
-    def held(self, topic: str, partition: int) -> list[tuple[int, int, bytes, bytes]]:
+    def held(self, topic: str, partition: int) -> list[Record]:
         inbox = self.opened[partition].inbox.topic(topic)
         position = inbox.start(0)
-        held: list[tuple[int, int, bytes, bytes]] = []
+        held: list[Record] = []
         while records := inbox.read(0, position):
-            held += [(record.offset, record.ts, record.key, record.value) for record in records]
+            held += records
             position = records[-1].offset + 1
         return held
 
@@ -84,10 +93,8 @@ def run(coroutine: Any) -> None:
         loop.close()
 
 
-def event(topic: str, partition: int, offset: int, ts_ms: int = 1_750_000_000_123, value: bytes | None = b"v") -> Any:
-    message = SimpleNamespace(topic=f"x.{topic}", partition=partition, offset=offset, timestamp=ts_ms / 1_000, key=b"k")
-    message.value = value
-    return SimpleNamespace(message=message)
+def batch(*offsets: int) -> list[Record]:
+    return [Record(offset, 1_750_000_000_123, b"k", b"raw %d" % offset) for offset in offsets]
 
 
 def test_there_is_an_agent_for_each_topic_that_is_keyed_by_user(worker: Worker) -> None:
@@ -98,57 +105,62 @@ def test_there_is_an_agent_for_each_topic_that_is_keyed_by_user(worker: Worker) 
 def test_an_agent_puts_what_comes_into_the_inbox_of_its_partition(worker: Worker) -> None:
     async def deliver() -> None:
         async with worker.agent("actions").test_context() as agent:
-            for offset in range(5):
-                await agent.put(key=b"u", value=b"raw %d" % offset, partition=offset % 2, wait=False)
+            for partition, offsets in ((0, (0, 2)), (1, (1, 3)), (0, (4,))):
+                await agent.put(key=None, value=batch(*offsets), partition=partition, wait=False)
             while worker.delivery.received.get(("actions", 0), 0) < 5:
                 await asyncio.sleep(0.01)
 
     run(deliver())
-    assert [(offset, value) for offset, _, _, value in worker.held("actions", 0)] == [(i, b"raw %d" % i) for i in (0, 2, 4)]
-    assert [(offset, value) for offset, _, _, value in worker.held("actions", 1)] == [(i, b"raw %d" % i) for i in (1, 3)]
+    assert worker.held("actions", 0) == batch(0, 2, 4)
+    assert worker.held("actions", 1) == batch(1, 3)
     assert worker.held("impressions", 0) == []
 
 
-def test_time_stamps_keep_their_milliseconds(worker: Worker) -> None:
+def test_what_was_fetched_of_a_partition_is_one_message_at_its_last_offset() -> None:
     stamps = [0, 1, 999, 1_750_000_000_123, 4_102_444_800_001]
-    run(worker.delivery.take([event("actions", 0, i, ts) for i, ts in enumerate(stamps)]))
-    assert [ts for _, ts, _, _ in worker.held("actions", 0)] == stamps
+    fetched = [
+        SimpleNamespace(offset=7 + 2 * i, timestamp=ts, timestamp_type=0, key=None, value=None) for i, ts in enumerate(stamps)
+    ]
+    fetched[0].key, fetched[0].value = b"k", b"v"
+    message = batch_message(TP("x.actions", 3), fetched, 5)
+    assert (message.topic, message.partition, message.offset, message.generation_id) == ("x.actions", 3, 15, 5)
+    value = cast(list[Record], message.value)
+    assert [record.offset for record in value] == [7, 9, 11, 13, 15]
+    assert [record.ts for record in value] == stamps
+    assert [(record.key, record.value) for record in value] == [(b"k", b"v")] + [(b"", b"")] * 4
 
 
-def test_what_is_delivered_twice_is_there_once_and_a_tombstone_is_an_empty_value(worker: Worker) -> None:
-    run(worker.delivery.take([event("actions", 0, i) for i in (3, 4, 5)]))
-    run(worker.delivery.take([event("actions", 0, i, value=None) for i in (4, 5, 6, 6, 9)]))
-    inbox = worker.opened[0].inbox.topic("actions")
-    assert [r.offset for r in inbox.read(0, 3)] == [3, 4, 5, 6]
-    assert [(r.offset, r.value) for r in inbox.read(0, 7)] == [(9, b"")]
+def test_what_is_delivered_twice_is_there_once(worker: Worker) -> None:
+    worker.delivery.take("x.actions", 0, batch(3, 4, 5))
+    worker.delivery.take("x.actions", 0, batch(4, 5, 6, 6, 9))
+    assert worker.held("actions", 0) == batch(3, 4, 5, 6, 9)
+    assert worker.delivery.received == {("actions", 0): 10}
 
 
-def test_an_agent_waits_while_the_inbox_is_full_until_the_joiner_has_gone_on(tmp_path: Path) -> None:
+def test_partitions_are_taken_from_while_they_are_open_and_have_room(tmp_path: Path) -> None:
     worker = Worker(tmp_path, capacity=10)
-
-    async def deliver() -> None:
-        await worker.delivery.take([event("actions", 0, i) for i in range(10)])
-        more = asyncio.ensure_future(worker.delivery.take([event("actions", 0, 10)]))
-        await asyncio.sleep(0.2)
-        assert not more.done()
-        assert worker.delivery.waiting == {("actions", 0)}
-        await worker.delivery.take([event("actions", 1, 0)])
-        source = SimpleNamespace(topic="actions", position=6)
-        worker.opened[0].inbox.acknowledge([cast(Any, source)])
-        await asyncio.wait_for(more, 5)
-
-    run(deliver())
-    assert worker.delivery.waiting == set()
-    assert worker.held("actions", 0)[-1][0] == 10
+    delivery, wanted = worker.delivery, {TP(f"x.{name}", p) for name in ("actions", "impressions") for p in (0, 1)}
+    assert delivery.with_room(wanted) == set(), "taken before it is open"
+    worker.assign(delivery)
+    assert delivery.with_room(wanted) == wanted
+    delivery.take("x.actions", 0, batch(*range(10)))
+    assert delivery.with_room(wanted) == wanted - {TP("x.actions", 0)}
+    assert delivery.waiting == {("actions", 0)}
+    worker.opened[0].inbox.acknowledge([cast(Any, SimpleNamespace(topic="actions", position=6))])
+    assert delivery.with_room(wanted) == wanted
+    assert delivery.waiting == set()
     worker.joiners.stop().result(5)
 
 
 def test_a_revoked_partition_is_closed_before_the_group_goes_on_and_takes_no_more(worker: Worker) -> None:
-    run(worker.delivery.revoked(worker.app, [SimpleNamespace(topic="x.actions", partition=1)]))
+    worker.assign(worker.delivery)
+    run(worker.delivery.revoked(worker.app, [TP("x.actions", 1)]))
     assert worker.opened[1].closed
     assert not worker.opened[0].closed
-    run(worker.delivery.take([event("actions", 1, 7), event("actions", 0, 7)]))
-    assert [offset for offset, *_ in worker.held("actions", 0)] == [7]
+    assert worker.delivery.with_room({TP("x.actions", 0), TP("x.actions", 1)}) == {TP("x.actions", 0)}
+    worker.delivery.take("x.actions", 1, batch(7))
+    worker.delivery.take("x.actions", 0, batch(7))
+    assert worker.held("actions", 0) == batch(7)
     assert worker.errors == []
 
 
