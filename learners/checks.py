@@ -24,6 +24,7 @@ from learners.learner import Learner, State
 from learners.models import ModelContext, build
 from learners.network import NeuralLearner
 from learners.samples import QUERY, Ragged, SampleBlock, SampleSchema
+from learners.vectors import VectorStore
 
 TOLERANCE = 2e-5
 SCHEMA = SampleSchema(
@@ -44,10 +45,13 @@ class Case(msgspec.Struct, frozen=True):
     kind: str
     options: Mapping[str, Any] = {}
     schema: SampleSchema = SCHEMA
+    vectors: int = 0
+    """Length of pre-extracted item vectors; every other item has one. 0 is none."""
 
     def build(self, seed: int = 0, ignored: tuple[str, ...] = ()) -> Learner:
         """Build a fresh learner."""
-        context = ModelContext(schema=self.schema, name=self.kind, seed=seed, ignored_features=ignored)
+        store = _vectors(self.vectors) if self.vectors else None
+        context = ModelContext(schema=self.schema, name=self.kind, seed=seed, ignored_features=ignored, vectors=store)
         return build(self.kind, self.options, context)
 
     def trained(self, n_blocks: int = 4) -> Learner:
@@ -56,6 +60,13 @@ class Case(msgspec.Struct, frozen=True):
         for seed in range(n_blocks):
             learner.learn(random_block(self.schema, seed=seed))
         return learner
+
+
+def _vectors(dim: int, n_items: int = 80) -> VectorStore:
+    items = np.arange(2, n_items + 1, 2)
+    store = VectorStore(None, dim, n_items)
+    store.put(items, np.random.default_rng(78).normal(size=(len(items), dim)).astype(np.float32))
+    return store
 
 
 def random_block(

@@ -7,7 +7,7 @@ more for its category.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,6 +25,7 @@ from learners.request_mlp import Part, SlotPart, distinct
 from learners.samples import QUERY, QUERY_CATEGORIES
 from learners.tables import EmbeddingTable, Gathered, TableConfig
 from learners.tables.index import Keys
+from learners.vector_inputs import VectorInputs
 
 HOUR_MS = 3_600_000.0
 PRIOR = 20.0  # impressions that the stream's own click rate counts for
@@ -56,6 +57,9 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """A new id gets a row with this probability, drawn anew in every batch that it is in; the other way to admit."""
     expire_after_ms: int | None = None
     """Rows not seen for so long in event time are removed."""
+    vectors: Literal["auto", "off"] = "auto"
+    """auto: networks that read items one by one (bst, cross_bst, dien, din, semi, youtube_dnn) take their pre-extracted vectors
+    where the run has them (``[vectors]``), and learned ids for items without one. off: learned ids alone."""
     sequences: tuple[str, ...] = ()
     """Item sequences to use; all of the samples' by default."""
     position: bool = True
@@ -96,6 +100,8 @@ class Encoded(NamedTuple):
     """Uses: candidates, each item sequence, and with queries those of the request and of the query sequence."""
     queries: Gathered | None
     """Uses: the request's query, the query sequence, more."""
+    item_ids: list[Keys]
+    """Of the candidates, of each item sequence."""
 
 
 class Inputs(nn.Module):
@@ -104,9 +110,10 @@ class Inputs(nn.Module):
     Args:
         config: widths, rates, what to use.
         context: schema, seed, device; features in ``context.ignored_features`` stay out.
+        by_vector: whether the network reads items one by one, by :meth:`target` and :meth:`history`, so that vectors reach it.
     """
 
-    def __init__(self, config: NetworkConfig, context: ModelContext) -> None:
+    def __init__(self, config: NetworkConfig, context: ModelContext, *, by_vector: bool = False) -> None:
         super().__init__()
         schema, hidden = context.schema, set(context.ignored_features)
         self.config = config
@@ -132,6 +139,9 @@ class Inputs(nn.Module):
         self.standardise_request = Standardise(self.n_request_floats)
         self.standardise_candidate = Standardise(self.n_candidate_floats)
         self._seen: tuple[Tensor, Tensor] | None = None
+        self.vectors: VectorInputs | None = None
+        if by_vector and config.vectors == "auto" and context.vectors is not None:
+            self.vectors = VectorInputs(context.vectors, self.target_dim)
 
     def _table(self, name: str, dim: int, context: ModelContext) -> EmbeddingTable:
         return EmbeddingTable(f"{context.name}/{name}", self.config.table(dim), context.seed, context.device)
@@ -161,8 +171,8 @@ class Inputs(nn.Module):
         """
         ts = batch.newest_ts
         request_floats, candidate_floats = self._request_floats(batch), self._candidate_floats(batch)
-        histories = [batch.ids(f"{name}.item") for name in self.sequences]
-        items = self.tables["item"].gather(batch.ids(CANDIDATES), *histories, more_items, learn=learn, ts=ts)
+        item_ids = [batch.ids(CANDIDATES), *(batch.ids(f"{name}.item") for name in self.sequences)]
+        items = self.tables["item"].gather(*item_ids, more_items, learn=learn, ts=ts)
         categories = self._categories(batch, learn) if self.has_category else None
         queries = self._queries(batch, learn, more_queries) if self.has_query else None
         tables = [items] + ([categories] if categories else [])
@@ -178,7 +188,7 @@ class Inputs(nn.Module):
         request += [feature.of(0) for feature in self._id_features(batch, self.request_ids, learn)]
         request.append(self.standardise_request(request_floats))
         products: list[Part | SlotPart] = [Part(history.candidate) for history in histories_of]
-        return Encoded(candidate, torch.cat(request, 1), products, items, categories, queries)
+        return Encoded(candidate, torch.cat(request, 1), products, items, categories, queries, item_ids)
 
     def observe(self, batch: Batch) -> None:
         """Take in what only counts from the next batch on: moments of the floats just learned, impressions and clicks."""
@@ -201,14 +211,19 @@ class Inputs(nn.Module):
 
     def history(self, encoded: Encoded, sequence: str) -> Tensor:
         """Return the entries of an item sequence as targets, ``[H, T]``."""
-        use = 1 + self.sequences.index(sequence)
-        parts = [encoded.items.of(use)] + ([encoded.categories.of(use)] if encoded.categories else [])
-        return torch.cat(parts, 1)
+        return self._items(encoded, 1 + self.sequences.index(sequence))
 
     def target(self, encoded: Encoded) -> Tensor:
-        """Return item and category of the candidates, ``[C, T]``."""
-        parts = [encoded.items.of(0)] + ([encoded.categories.of(0)] if encoded.categories else [])
-        return torch.cat(parts, 1)
+        """Return the candidates, ``[C, T]``: item and category, or the item's own vector."""
+        return self._items(encoded, 0)
+
+    def _items(self, encoded: Encoded, use: int) -> Tensor:
+        parts = [encoded.items.of(use)] + ([encoded.categories.of(use)] if encoded.categories else [])
+        learned = torch.cat(parts, 1)
+        if self.vectors is None:
+            return learned
+        given: Tensor = self.vectors(encoded.item_ids[use], learned)
+        return given
 
     def _categories(self, batch: Batch, learn: bool) -> Gathered:
         keys = [batch.ids("candidate.category"), *(batch.ids(f"{name}.category") for name in self.sequences)]

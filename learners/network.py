@@ -96,7 +96,8 @@ class NeuralLearner(Learner):
 
     def predict_learn(self, block: SampleBlock) -> tuple[Scores, Stats]:
         """Score and learn with one forward pass."""
-        batch = Batch(block, self.device)
+        batch, vectors = Batch(block, self.device), self.network.inputs.vectors
+        before = (0, 0) if vectors is None else vectors.look_ups()
         out: Forward = self.network(batch, learn=True, step=self.step)
         scores = out.logits.detach().sigmoid()
         click, gradient = _click_loss(out.logits.detach(), scores, batch)
@@ -113,7 +114,8 @@ class NeuralLearner(Learner):
         self.network.after(batch, self.step)
         self.step += 1
         losses = {f"loss.{name}": float(loss.detach()) for name, loss in out.losses.items()}
-        return scores.cpu().numpy(), {"loss.click": float(click), **losses, **out.stats}
+        missing = {} if vectors is None else {"vectors.missing": vectors.missing_share(before)}
+        return scores.cpu().numpy(), {"loss.click": float(click), **losses, **missing, **out.stats}
 
     def state(self) -> State:
         """Return layers, optimiser, tables, queues and the step as named arrays."""

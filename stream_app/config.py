@@ -19,6 +19,7 @@ import tomli_w
 from stream_app.joiner.config import JoinConfig
 from stream_app.kafka_config import KafkaConfig
 from stream_app.train_config import TrainConfig
+from stream_app.vectors_config import VectorsConfig
 
 LOG_CONFIG = "freshet.toml"
 Time = int | str | dt.datetime | dt.date
@@ -105,6 +106,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     join: JoinConfig = JoinConfig()
     replay: ReplayConfig = ReplayConfig()
     train: TrainConfig = TrainConfig()
+    vectors: VectorsConfig = VectorsConfig()
     models: dict[str, dict[str, Any]] = {}
     """Options per model; ``type`` is the type of model, by default the name."""
 

@@ -70,6 +70,8 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     category: str | None = None
     domain: str | None = None
     features: dict[str, FeatureValue] = {}
+    vector: list[float] | None = None
+    """Pre-extracted, of a length that all items of a log share; learners read it beside the samples."""
 
 
 class User(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,6 +10,7 @@ import msgspec
 from learners.checkpoint import checkpoints, latest, load
 from stream_app.events import SAMPLES
 from stream_app.inspect_topic import first_and_last, samples_of
+from stream_app.item_vectors import described
 from stream_app.joiner.store import Header, StateError
 from stream_app.runs import CHECKPOINTS, METRICS, RESULT, RunFolder, is_run
 from stream_app.state import RocksState
@@ -64,6 +65,8 @@ def inspect_run(path: Path) -> dict[str, Any]:
         extra = checkpoint.extra
         found |= {name: extra[name] for name in ("generation", "requests", "ts")}
         found |= {"batches": checkpoint.step, "marks": checkpoint.marks}
+        if vectors := checkpoint.arrays.get("vectors"):
+            found["vectors"] = described(vectors)
         for name in config.replay.models:
             learned = extra["entrants"][name]["learned"]
             found["models"][name] = {

@@ -12,6 +12,7 @@ import msgspec
 
 from learners.models import config_of
 from stream_app.config import RunConfig
+from stream_app.item_vectors import item_vectors
 from stream_app.profile import Profile
 from stream_app.progress import Progress
 from stream_app.replay import Replay, Step, build_entrants
@@ -78,12 +79,15 @@ def launch(log: Log, config: RunConfig, run: Path | None = None, *, resume: bool
         if folder is not None and resume:
             check_same(folder, config)
         set_threads(config)
-        entrants = build_entrants(config, source.schema())
+        items = item_vectors(log, config, run, profile=profile)
+        entrants = build_entrants(config, source.schema(), vectors=items.store if items else None)
         for entrant in entrants:
             for part, why in entrant.learner.describe().get("off", {}).items():
                 say(f"{entrant.name}: {part} is off, because {why}", quiet)
         page = None if folder is None else PageWriter(folder.path, resumed=resume)
-        replay = Replay(config, source, entrants, folder, profile, on_saved=page.checkpointed if page else _nothing)
+        replay = Replay(
+            config, source, entrants, folder, profile, on_saved=page.checkpointed if page else _nothing, items=items
+        )
         if folder is not None and resume and (checkpoint := folder.load()) is not None:
             replay.load(checkpoint)
             say(f"going on after {replay.requests:,} requests", quiet)

@@ -1,13 +1,16 @@
 """The order in which a live run took its rows, and batches that are cut by it once more.
 
-``RUN/order.jsonl`` has one line per step: ``[[partition, first seq, n], ...]``, in the order of the rows in the step. It is as
-long as the newest checkpoint says; what a killed process wrote after it is cut off when the run goes on.
+``RUN/order.jsonl`` has one line per step: ``[[partition, first seq, n], ...]``, in the order of the rows in the step. Where the
+run reads item vectors the line is ``{"rows": [...], "items": [...]}`` with the offsets up to which the partitions of ``items``
+had been put when the step was learned. The file is as long as the newest checkpoint says; what a killed process wrote after it
+is cut off when the run goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -17,21 +20,35 @@ from stream_app.profile import Profile
 from stream_app.samples_reader import Place
 from stream_app.topics import Topic
 
-__all__ = ["encode_step", "read_order", "recorded_blocks"]
+__all__ = ["RecordedStep", "encode_step", "read_order", "recorded_blocks"]
 
-_Line = tuple[tuple[int, int, int], ...]
+_Rows = tuple[tuple[int, int, int], ...]
 
 
-def encode_step(taken: Sequence[Taken]) -> bytes:
+class _WithItems(msgspec.Struct, frozen=True):
+    rows: _Rows
+    items: tuple[int, ...]
+
+
+class RecordedStep(NamedTuple):
+    """What a step took."""
+
+    taken: tuple[Taken, ...]
+    items: tuple[int, ...] = ()
+    """Offset of the next record of ``items``, by partition; nothing where the run reads no vectors."""
+
+
+def encode_step(taken: Sequence[Taken], items: Sequence[int] = ()) -> bytes:
     """Return the line of a step.
 
     >>> encode_step([Taken(0, 120, 57), Taken(1, 80, 43)])
     b'[[0,120,57],[1,80,43]]\\n'
     """
-    return msgspec.json.encode(tuple(taken)) + b"\n"
+    rows = tuple(taken)
+    return msgspec.json.encode(_WithItems(rows, tuple(items)) if items else rows) + b"\n"
 
 
-def read_order(path: Path, n_bytes: int) -> Iterator[tuple[Taken, ...]]:
+def read_order(path: Path, n_bytes: int) -> Iterator[RecordedStep]:
     """Yield what each step took.
 
     Args:
@@ -41,7 +58,7 @@ def read_order(path: Path, n_bytes: int) -> Iterator[tuple[Taken, ...]]:
     Raises:
         SampleError: the file is shorter, or damaged.
     """
-    decoder = msgspec.json.Decoder(_Line)
+    decoder: msgspec.json.Decoder[_Rows | _WithItems] = msgspec.json.Decoder(_Rows | _WithItems)
     read = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -49,17 +66,19 @@ def read_order(path: Path, n_bytes: int) -> Iterator[tuple[Taken, ...]]:
                 return
             read += len(line)
             try:
-                yield tuple(Taken(*each) for each in decoder.decode(line))
+                step = decoder.decode(line)
             except msgspec.MsgspecError as error:
                 raise SampleError(f"{path}, line {number}: not the order of a step ({error}); the file is damaged") from error
+            rows, items = (step.rows, step.items) if isinstance(step, _WithItems) else (step, ())
+            yield RecordedStep(tuple(Taken(*each) for each in rows), items)
     if read < n_bytes:
         raise SampleError(f"{path} has {read} bytes, the run's checkpoint says {n_bytes}: it was truncated")
 
 
 def recorded_blocks(
-    topic: Topic, schema: SampleSchema, places: Sequence[Place], steps: Iterator[tuple[Taken, ...]]
-) -> Iterator[SampleBlock]:
-    """Yield the rows of each recorded step.
+    topic: Topic, schema: SampleSchema, places: Sequence[Place], steps: Iterator[RecordedStep]
+) -> Iterator[tuple[RecordedStep, SampleBlock]]:
+    """Yield each recorded step and its rows.
 
     Args:
         topic: that the run learned from.
@@ -74,7 +93,7 @@ def recorded_blocks(
     followers = [Follower(topic, p, place, schema, profile) for p, place in enumerate(places)]
     for step in steps:
         pieces: list[SampleBlock] = []
-        for partition, first, n in step:
+        for partition, first, n in step.taken:
             follower, left = followers[partition], n
             while left:
                 while not follower.n_rows:
@@ -92,4 +111,4 @@ def recorded_blocks(
                     )
                 pieces.append(piece.block)
                 left -= len(piece.block)
-        yield SampleBlock.concat(pieces)
+        yield step, SampleBlock.concat(pieces)

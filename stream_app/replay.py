@@ -19,8 +19,10 @@ from learners.learner import Scores
 from learners.metrics import DrawnHits, MetricOptions, SliceOptions
 from learners.models import ModelContext, build
 from learners.samples import SampleBlock, SampleError, SampleSchema
+from learners.vectors import VectorStore
 from stream_app.config import ConfigError, RunConfig
 from stream_app.entrant import Entrant, Scoring, scored
+from stream_app.item_vectors import ItemVectors
 from stream_app.oracle import BEST, Oracle
 from stream_app.prefetch import prefetch
 from stream_app.profile import Profile
@@ -48,13 +50,16 @@ class Step(NamedTuple):
     """Part of the event time since the first step that has passed; None where nobody knows."""
 
 
-def build_entrants(config: RunConfig, schema: SampleSchema, *, live: bool = False) -> list[Entrant]:
+def build_entrants(
+    config: RunConfig, schema: SampleSchema, *, live: bool = False, vectors: VectorStore | None = None
+) -> list[Entrant]:
     """Build the models of a run, and the best possible scores where the samples know them.
 
     Args:
         config: names the models.
         schema: of the samples.
         live: whether the run follows a stream and need not repeat a clock.
+        vectors: of items, which the run fills.
 
     Raises:
         ModelError: there is no such model, or it does not take an option.
@@ -69,6 +74,7 @@ def build_entrants(config: RunConfig, schema: SampleSchema, *, live: bool = Fals
             device=config.replay.device,
             live=live,
             ignored_features=config.replay.ignored_features,
+            vectors=vectors,
         )
         learner = build(config.model_type(name), config.model_options(name), context)
         entrants.append(Entrant(name, learner, tuple(config.replay.slices), options))
@@ -87,6 +93,7 @@ class Replay:
         folder: where metrics and checkpoints go; None keeps nothing.
         profile: where the time goes.
         on_saved: called after each checkpoint.
+        items: fills the store of item vectors that the models were given.
     """
 
     def __init__(
@@ -97,6 +104,7 @@ class Replay:
         folder: RunFolder | None = None,
         profile: Profile | None = None,
         on_saved: Callable[[Replay], None] = lambda replay: None,
+        items: ItemVectors | None = None,
     ) -> None:
         self.config = config
         self.entrants = list(entrants)
@@ -106,7 +114,7 @@ class Replay:
         self.seconds = 0.0
         """Wall time of all parts of the run; goes into rates only."""
         self._source, self.schema = source, source.schema()
-        self._folder = folder
+        self._folder, self._items = folder, items
         self._profile = profile or Profile()
         self._on_saved = on_saved
         replay = config.replay
@@ -146,6 +154,8 @@ class Replay:
                 self._ahead = ScoreAhead(shown, self._shown, self.config.window_ms(), self._held)
             stopping = False
             for batch in batches:
+                if self._items is not None:
+                    self._items.advance(batch.order_due)
                 self._score_what_was_shown(batch.order_due)
                 self._learn(batch)
                 if self.batches % self._count_every == 0:
@@ -267,6 +277,7 @@ class Replay:
             arrays = {group: state for entrant in self.entrants for group, state in entrant.arrays().items()}
             shown, held = (self._learned, []) if self._ahead is None else (self._ahead.places, self._ahead.held)
             arrays["scored"] = self.record.state()
+            arrays |= {"vectors": self._items.state()} if self._items else {}
             arrays["drawn"] = {} if self._drawn is None else self._drawn.state()
             arrays["held"] = {f"{i:06d}": np.frombuffer(block.to_ipc(), np.uint8) for i, block in enumerate(held)}
             self._folder.save(
@@ -304,6 +315,8 @@ class Replay:
         for entrant in self.entrants:
             entrant.load(checkpoint.models[entrant.name], checkpoint.arrays, extra["entrants"][entrant.name])
         self.record.load_state(checkpoint.arrays["scored"])
+        if self._items is not None:
+            self._items.load_state(checkpoint.arrays["vectors"])
         if self._drawn is not None:
             self._drawn.load_state(checkpoint.arrays.get("drawn", {}))
             self._note_drawn()

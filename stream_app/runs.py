@@ -5,6 +5,7 @@
     RUN/config.toml      what the run was told, resolved
     RUN/metrics.jsonl    one line per model and window of event time
     RUN/order.jsonl      of a live run: which rows each step took, see stream_app.order
+    RUN/vectors.f32      vectors of items while the run is at work, see learners.vectors
     RUN/checkpoints/     see learners.checkpoint
     RUN/result.json      figures and digests, when the run has reached its end
 """

@@ -28,6 +28,7 @@ from learners.samples import SampleBlock, SampleError, SampleSchema
 from stream_app.config import RunConfig
 from stream_app.entrant import Entrant, Scoring, scored
 from stream_app.guard import Guard, GuardError
+from stream_app.item_vectors import ItemVectors
 from stream_app.live_reader import Lag, LiveBatch
 from stream_app.oracle import BEST
 from stream_app.order import encode_step
@@ -75,6 +76,7 @@ class Trainer:
         profile: where the time goes.
         on_saved: given the places of each checkpoint that counts, on the thread that wrote it.
         on_page: called on the training thread when there is a new checkpoint.
+        items: fills the store of item vectors that the models were given.
     """
 
     delayed = False
@@ -91,6 +93,7 @@ class Trainer:
         profile: Profile | None = None,
         on_saved: Callable[[Sequence[Place]], None] = lambda places: None,
         on_page: Callable[[Trainer], None] = lambda trainer: None,
+        items: ItemVectors | None = None,
     ) -> None:
         self.config, self.entrants = config, list(entrants)
         self.batches = self.requests = 0
@@ -99,6 +102,7 @@ class Trainer:
         self.places = self.began_at = tuple(places)
         self.checkpoint = CheckpointStatus()
         self.schema, self._folder, self._profile = schema, folder, profile or Profile()
+        self.items = items
         self._on_saved, self._on_page = on_saved, on_page
         self._shown: str | None = None
         """Name of the checkpoint that the page knows."""
@@ -182,11 +186,13 @@ class Trainer:
         self.requests += len(block)
 
     def _learn(self, batch: LiveBatch) -> None:
+        if self.items is not None:
+            self.items.advance(batch.order_due)
         self.learn(batch.block)
         self.places, self.ts = batch.places, max(self.ts, batch.order_due)
         self._rates.count(batch.block.n_candidates)
         if self._folder is not None and self.config.train.record_order:
-            self._folder.append_order(encode_step(batch.taken))
+            self._folder.append_order(encode_step(batch.taken, self.items.positions if self.items else ()))
 
     def _close_windows(self) -> None:
         """Write the windows that closed, and judge them."""
@@ -303,7 +309,8 @@ class Trainer:
             "step": self.batches,
             "models": {entrant.name: entrant.learner.state() for entrant in self.entrants},
             "arrays": {group: state for entrant in self.entrants for group, state in entrant.arrays().items()}
-            | {"scored": self.record.state()},
+            | {"scored": self.record.state()}
+            | ({"vectors": self.items.state()} if self.items else {}),
             "marks": {"learned": {p: place.seq for p, place in enumerate(self.places) if place.seq is not None}},
             "extra": {
                 "generation": self.schema.generation,
@@ -345,6 +352,8 @@ class Trainer:
         for entrant in self.entrants:
             entrant.load(checkpoint.models[entrant.name], checkpoint.arrays, extra["entrants"][entrant.name])
         self.record.load_state(checkpoint.arrays["scored"])
+        if self.items is not None:
+            self.items.load_state(checkpoint.arrays["vectors"])
         for name, guard in self._guards.items():
             if name in extra["guards"]:
                 guard.load(extra["guards"][name])

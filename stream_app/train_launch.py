@@ -18,6 +18,7 @@ from learners.samples import SampleBlock, SampleError, SampleSchema
 from stream_app.config import RunConfig
 from stream_app.entrant import Entrant
 from stream_app.events import SAMPLES
+from stream_app.item_vectors import ItemVectors, item_vectors
 from stream_app.joiner.blocks import sample_schema
 from stream_app.launch import check_same, say, set_threads
 from stream_app.live_reader import LiveReader
@@ -97,8 +98,10 @@ def train(
         folder = opened.enter_context(RunFolder.open(run) if is_run(run) else RunFolder.create(run, config))
         check_same(folder, config)
         set_threads(config)
-        entrants = build_entrants(config, schema, live=True)
-        trainer = _trainer(topic, config, schema, entrants, folder, from_run, profile, _committer(log, config, quiet), page)
+        items = item_vectors(log, config, run, live=True, profile=profile)
+        entrants = build_entrants(config, schema, live=True, vectors=items.store if items else None)
+        on_saved = _committer(log, config, quiet)
+        trainer = _trainer(topic, config, schema, entrants, items, folder, from_run, profile, on_saved, page)
         page.begun(trainer)
         if trainer.batches:
             say(f"going on after {trainer.requests:,} requests", quiet)
@@ -161,6 +164,7 @@ def _trainer(
     config: RunConfig,
     schema: SampleSchema,
     entrants: Sequence[Entrant],
+    items: ItemVectors | None,
     folder: RunFolder,
     from_run: Path | None,
     profile: Profile,
@@ -175,7 +179,9 @@ def _trainer(
                 f"the run in {str(folder.path)!r} is a replay's: give a new folder to --run, and --from-run {folder.path} to "
                 "begin with its models"
             )
-        trainer = Trainer(config, schema, entrants, (), folder, profile=profile, on_saved=on_saved, on_page=page.checkpointed)
+        trainer = Trainer(
+            config, schema, entrants, (), folder, profile=profile, on_saved=on_saved, on_page=page.checkpointed, items=items
+        )
         trainer.load(checkpoint)
         return trainer
     places = tuple(msgspec.structs.replace(place, end=NO_END) for place in TopicSource(topic).places(config.replay.start))
@@ -184,7 +190,7 @@ def _trainer(
         _copy_base(from_run, base)
     based_on = None
     if base.is_dir():
-        found = _take_base(base, schema, entrants)
+        found = _take_base(base, schema, entrants, items)
         based_on = {"run": str(from_run), "digests": found.digests}
         if config.replay.start is None:
             places = places_after(topic, msgspec.convert(found.extra["learned"], type=tuple[Place, ...]))
@@ -198,6 +204,7 @@ def _trainer(
         profile=profile,
         on_saved=on_saved,
         on_page=page.checkpointed,
+        items=items,
     )
 
 
@@ -213,12 +220,13 @@ def _copy_base(from_run: Path, base: Path) -> None:
     os.replace(draft, base)
 
 
-def _take_base(base: Path, schema: SampleSchema, entrants: Sequence[Entrant]) -> Checkpoint:
-    """Give the models what they begin with.
+def _take_base(base: Path, schema: SampleSchema, entrants: Sequence[Entrant], items: ItemVectors | None) -> Checkpoint:
+    """Give the models what they begin with, and the store its vectors; this log's items are put over them from their beginning.
 
     Raises:
         RunError: it knows other models.
         SampleError: it learned other samples.
+        VectorError: its vectors are of another length.
     """
     checkpoint = load(base)
     if checkpoint.extra["generation"] != schema.generation:
@@ -231,6 +239,8 @@ def _take_base(base: Path, schema: SampleSchema, entrants: Sequence[Entrant]) ->
         raise RunError(
             f"--from-run: it has no model {missing[0]!r}, it has {', '.join(checkpoint.models)}: name one with --model"
         )
+    if items is not None and (vectors := checkpoint.arrays.get("vectors")):
+        items.load_store(vectors)
     for entrant in entrants:
         entrant.learner.load_state(checkpoint.models[entrant.name])
     return checkpoint
@@ -321,15 +331,18 @@ def repeat(log: Log, run: Path) -> Repeated:
     config, checkpoint, topic = RunFolder.config_of(run), load(path), log.topic(SAMPLES)
     schema = sample_schema(config.join, topic.n_partitions)
     set_threads(config)
-    entrants = build_entrants(config, schema)
+    items = item_vectors(log, config, live=True)
+    entrants = build_entrants(config, schema, vectors=items.store if items else None)
     if (run / BASE).is_dir():
-        _take_base(run / BASE, schema, entrants)
+        _take_base(run / BASE, schema, entrants, items)
     for entrant in entrants:
         entrant.learner.take_decisions(checkpoint.models[entrant.name])
     places = msgspec.convert(checkpoint.extra["began_at"], type=tuple[Place, ...])
     trainer = Trainer(config, schema, entrants, places)
     steps = read_order(run / ORDER, checkpoint.extra["order_bytes"])
-    for block in recorded_blocks(topic, schema, places, steps):
+    for step, block in recorded_blocks(topic, schema, places, steps):
+        if items is not None:
+            items.advance_to(step.items)
         trainer.learn(block)
     digests = {entrant.name: digest(entrant.learner.state()) for entrant in entrants}
     return Repeated(trainer.requests, digests, checkpoint.digests)

@@ -11,12 +11,15 @@ import importlib
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from learners.learner import Learner
 from learners.samples import SampleSchema
+
+if TYPE_CHECKING:  # brings Numba in, which listing models does without
+    from learners.vectors import VectorStore
 
 ENTRY_POINTS = "freshet.models"
 BUILT_IN: Mapping[str, str] = {
@@ -56,6 +59,8 @@ class ModelContext(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it learns beside a live stream, where what a step costs may decide how often it comes; a replay repeats."""
     ignored_features: tuple[str, ...] = ()
     """Request or candidate features that only the evaluation may see."""
+    vectors: VectorStore | None = None
+    """Pre-extracted vectors of items, filled beside the samples; None where the run has none."""
 
 
 def names() -> list[str]:

@@ -48,7 +48,7 @@ class BST(ClickNetwork):
         super().__init__()
         if config.blocks < 1 or config.heads < 1:
             raise ValueError(f"bst: blocks = {config.blocks} and heads = {config.heads} must be at least 1")
-        self.inputs = Inputs(config, context)
+        self.inputs = Inputs(config, context, by_vector=True)
         self.tables = self.inputs.tables
         width = self.inputs.target_dim + config.feature_dim
         self.times = nn.Embedding(TIME_BUCKETS, config.feature_dim)

@@ -75,7 +75,7 @@ class DIEN(ClickNetwork):
     def __init__(self, config: Config, context: ModelContext) -> None:
         super().__init__()
         self.context, self.auxiliary = context, config.auxiliary
-        self.inputs = Inputs(config, context)
+        self.inputs = Inputs(config, context, by_vector=True)
         self.tables = self.inputs.tables
         width = self.inputs.target_dim
         self.evolve = nn.ModuleDict({name: Evolution(width) for name in self.inputs.sequences})

@@ -31,7 +31,7 @@ class DIN(ClickNetwork):
 
     def __init__(self, config: Config, context: ModelContext) -> None:
         super().__init__()
-        self.inputs = Inputs(config, context)
+        self.inputs = Inputs(config, context, by_vector=True)
         self.tables = self.inputs.tables
         width = self.inputs.target_dim
         self.attention = nn.ModuleDict(

@@ -7,9 +7,10 @@ Network", KDD 2021, section 3.4). Domains are the item sequences of the samples,
 - Target attention per domain: the target (block 0) queries ``V_inter`` and ``P_inter``; ``u_v``, ``u_p`` and ``v_t`` go on.
 - An MLP predicts, beside this repository's other features, which the paper leaves out "for simplicity".
 
-Item vectors are learned id embeddings; :meth:`SEMI.item_vectors` is where pre-extracted ones come in. The paper names Query,
-Key and Value but neither residual sums nor norms; they are as in :class:`learners.transformer.Block`. All attention but the
-target's is computed once per request. With a single sequence there is no other domain, and the transfer is one more block.
+Item vectors are the pre-extracted ones where the run has a store of them (``vectors``, see :mod:`learners.vector_inputs`), else
+learned embeddings of id and category. The paper names Query, Key and Value but neither residual sums nor norms; they are as in
+:class:`learners.transformer.Block`. All attention but the target's is computed once per request. With a single sequence there
+is no other domain, and the transfer is one more block.
 
 Encoders are modules of their own, which CCL trains too: before the click model sees anything (``ccl_pretrain_until``) or beside
 it (``ccl = "on"``), see :mod:`learners.ccl_stream`. "SEMI-Product" and "SEMI-Micro-Video" of Table 2 are ``domains = NAME``:
@@ -109,7 +110,7 @@ class SEMI(ClickNetwork):
         every = config.sequences or context.schema.item_sequences
         if not every:
             raise ValueError(f"{context.name}: semi needs an item sequence for each domain, and these samples have none")
-        self.inputs = Inputs(_reading(config, every, context.name), context)
+        self.inputs = Inputs(_reading(config, every, context.name), context, by_vector=True)
         self.tables = self.inputs.tables
         domains = self.inputs.sequences
         self.pair = _pair(every, context.name) if config.ccl != "off" else None
@@ -127,15 +128,11 @@ class SEMI(ClickNetwork):
     def _block(self) -> Block:
         return Block(self.inputs.target_dim, self.config.heads, self.config.feed_forward)
 
-    def item_vectors(self, batch: Batch, encoded: Encoded, sequence: str | None) -> Tensor:
-        """Return the vectors of a sequence's items ``[H, d]``, or for None the candidates' ``[C, d]``: others come in here."""
-        return self.inputs.target(encoded) if sequence is None else self.inputs.history(encoded, sequence)
-
     def session(self, batch: Batch, encoded: Encoded, sequence: str) -> Session:
         """Return what the encoder of a domain reads, its sequence of every request; :class:`learners.ccl.CCL` takes it too."""
         padding = Padding.of(batch.offsets(f"{sequence}.item"))
         hours = (ages(batch, sequence) // int(HOUR_MS)).clamp(0, self.config.time_blocks - 1)
-        return Session(padding.pad(self.item_vectors(batch, encoded, sequence)), padding.mask, padding.pad(hours))
+        return Session(padding.pad(self.inputs.history(encoded, sequence)), padding.mask, padding.pad(hours))
 
     @torch.no_grad()
     def pair_sessions(self, block: SampleBlock) -> tuple[Session, Session]:
@@ -174,7 +171,7 @@ class SEMI(ClickNetwork):
         """Return logits ``[C]``."""
         encoded: Encoded = self.inputs(batch, learn)
         sessions = [self.session(batch, encoded, name) for name in self.inputs.sequences]
-        target = self.item_vectors(batch, encoded, None) + self.times.weight[0]  # v_t
+        target = self.inputs.target(encoded) + self.times.weight[0]  # v_t
         interests = self._interests(sessions, Padding.of(batch.offsets(CANDIDATES)), target)
         parts = [Part(rows) for rows in (*interests, target)]
         return Forward(self.mlp([*encoded.candidate, *encoded.products, *parts], encoded.request, batch.request_of()))

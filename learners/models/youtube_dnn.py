@@ -32,7 +32,7 @@ class YoutubeDNN(ClickNetwork):
 
     def __init__(self, config: Config, context: ModelContext) -> None:
         super().__init__()
-        self.inputs = Inputs(config, context)
+        self.inputs = Inputs(config, context, by_vector=True)
         self.tables = self.inputs.tables
         layers: list[nn.Module] = []
         for wide, narrow in itertools.pairwise((self.inputs.request_dim, *config.hidden)):

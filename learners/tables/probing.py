@@ -52,6 +52,26 @@ def insert(slots: Rows, row_keys: Keys, keys: Keys, rows: Rows) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
+def remove(slots: Rows, row_keys: Keys, key: int) -> None:
+    """Take out a key that is there; the keys after it move up, so that no search ends early. Its row keeps the key."""
+    mask = np.uint64(len(slots) - 1)
+    at = mix64(np.uint64(key)) & mask
+    while row_keys[slots[at]] != key:
+        at = (at + np.uint64(1)) & mask
+    hole = at
+    while True:
+        at = (at + np.uint64(1)) & mask
+        row = slots[at]
+        if row < 0:
+            break
+        home = mix64(np.uint64(row_keys[row])) & mask
+        if ((at - home) & mask) >= ((at - hole) & mask):
+            slots[hole] = row
+            hole = at
+    slots[hole] = EMPTY
+
+
+@numba.njit(cache=True, nogil=True)
 def rebuild(slots: Rows, row_keys: Keys, n_rows: int) -> None:
     """Fill ``slots`` afresh from the keys of rows 1 to ``n_rows`` - 1; free rows have key 0."""
     slots[:] = EMPTY

@@ -99,6 +99,11 @@ def print_run(found: dict[str, Any], console: Console) -> None:
         return
     marks = ", ".join(f"{partition}: {seq:,}" for partition, seq in sorted(found["marks"]["learned"].items()))
     console.print(f"{found['requests']:,} requests learned up to {_utc(found['ts'])}; last seq per partition {marks}")
+    if held := found.get("vectors"):
+        console.print(
+            f"item vectors: {held['items']:,} of {held['dim']} numbers, {held['fill']:.0%} of the store; "
+            f"{held['evicted']:,} gave way, {held['refused']:,} had another length"
+        )
     figures = {name: window["figures"] for name, window in found["windows"].items()}
     of_all = "over all" if found["result"] else "last window"
     if found["result"]:

@@ -27,14 +27,14 @@ from .core.layout import (
     USER_EVENT,
     Ints,
 )
-from .features import NAN, FeatureError, FeatureReader, float_bits
+from .features import FLOAT32_MAX, NAN, FeatureError, FeatureReader, float_bits
 from .merge import NEVER
 from .pending import NO_EVENTS, Events, Unusable
 from .scan.reader import Reader
 
 MAX_RECORD_BYTES: Final = 1 << 20
 """Larger records are dead letters: Kafka's own default limit."""
-_MAX_TS: Final = 253_402_300_799_999  # The end of year 9999.
+MAX_TS: Final = 253_402_300_799_999  # The end of year 9999.
 _MAX_POSITION: Final = (1 << 31) - 1
 
 
@@ -138,7 +138,7 @@ class Decoder:
         offsets, broker_ts, keys, values = zip(*records, strict=True)
         words, starts, stamps = self._read(topic, values, np.array(offsets, np.int64))
         broker = np.array(broker_ts, np.int64)
-        alone = (starts < 0) | (stamps < broker - self._skew) | (stamps > broker + self._skew) | (stamps > _MAX_TS)
+        alone = (starts < 0) | (stamps < broker - self._skew) | (stamps > broker + self._skew) | (stamps > MAX_TS)
         if topic != ITEMS and self._n_partitions > 1:
             alone |= np.array([bool(key) and self._home(key) != self._partition for key in keys])
         unusable: dict[int, Unusable] = {}
@@ -179,7 +179,7 @@ class Decoder:
                 raise _UnusableError("foreign", f"key of partition {self._home(key)} in partition {self._partition}")
             raw = parse(value)
             ts: int = raw.ts
-            if not broker_ts - skew <= ts <= broker_ts + skew or not 0 <= ts <= _MAX_TS:
+            if not broker_ts - skew <= ts <= broker_ts + skew or not 0 <= ts <= MAX_TS:
                 raise _UnusableError("clock", f"ts {ts} is not within {skew} ms of the record's broker time {broker_ts}")
             kind, body = prepare(raw)
             return [kind, EVENT_HEAD + len(body), offset, ts, *body], ts
@@ -236,6 +236,7 @@ class Decoder:
         return ACT_EVENT, [user, item, raw.ts, raw.ts, kind, request, query, category, 0]
 
     def _item(self, raw: Item) -> tuple[int, list[int]]:
+        _check_vector(raw.vector)
         category, domain, features = self._categories[raw.category], self._domains[raw.domain], raw.features
         return ITEM_EVENT, [self._items[raw.item_id], raw.ts, category, domain, *self._candidate_features.row(features)]
 
@@ -257,6 +258,16 @@ def _position(position: int | None) -> int:
     if not 0 <= position <= _MAX_POSITION:
         raise _UnusableError("position", f"a position outside 0 to {_MAX_POSITION}")
     return position
+
+
+def _check_vector(vector: list[float] | None) -> None:
+    """Refuse what learners could not read; no sample carries a vector. JSON knows neither NaN nor infinity."""
+    if vector is None:
+        return
+    if not vector:
+        raise _UnusableError("vector", "an empty vector: leave the field out where there is none")
+    if max(map(abs, vector)) > FLOAT32_MAX:
+        raise _UnusableError("vector", f"a vector with a number beyond float32 (largest: {FLOAT32_MAX:.4g})")
 
 
 def _truth(truth: float | None) -> int:

@@ -11,7 +11,7 @@ from stream_app.events import FeatureValue, IdHashes, ImpressionItem
 
 from .config import FeatureKind
 
-_FLOAT32_MAX: Final = 3.4028234663852886e38
+FLOAT32_MAX: Final = 3.4028234663852886e38
 _FLOAT32: Final = struct.Struct("<f").pack
 
 
@@ -77,6 +77,6 @@ class FeatureReader:
     def _float(self, name: str, value: float | int | str | bool) -> float:
         if isinstance(value, str):
             raise FeatureError(f"{self._place} feature {name!r} is a float, the log has the string {value[:80]!r}")
-        if abs(value) > _FLOAT32_MAX:
+        if abs(value) > FLOAT32_MAX:
             raise FeatureError(f"{self._place} feature {name!r} does not fit float32")
         return float(value)

@@ -1,4 +1,4 @@
-"""A replay of SEMI with CCL and drawn negatives that is killed at random moments ends like one that was left alone."""
+"""A replay of SEMI with CCL, drawn negatives and item vectors, killed at random moments, ends like one that was left alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from stream_app.log_config import write_joined, write_log_config
 from stream_app.simulate.options import SimulateOptions
 from stream_app.simulate.run import run_simulate
 from stream_app.topics.embedded import EmbeddedLog
+from tests.item_vectors import append_vectors
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
@@ -37,14 +39,16 @@ OPTIONS = {
     "models.semi.ccl_capacity": "40",
     "models.semi.ccl_min_sessions": "[1, 1]",
 }
+VECTORS = {"vectors.dim": "6", "vectors.capacity": "50"}
+"""Fewer than there are items, so that some give way."""
 PATIENCE_S = 240
 
 pytestmark = pytest.mark.slow
 
 
-def start(log: Path, run: Path) -> subprocess.Popen[str]:
+def start(log: Path, run: Path, options: Mapping[str, str]) -> subprocess.Popen[str]:
     """Begin a replay, or go on with it."""
-    settings = [word for name, value in OPTIONS.items() for word in ("--set", f"{name}={value}")]
+    settings = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
     command = [sys.executable, "-m", "stream_app.cli", "replay", "--log", str(log), "--model", "semi", *settings]
     command += ["--threads", "1", "--run", str(run), "--json"]
     command += ["--resume"] if (run / "config.toml").exists() else []
@@ -70,24 +74,31 @@ def newest(run: Path) -> str:
     return latest.read_text().strip() if latest.exists() else ""
 
 
-def test_kill_9_brings_dictionaries_and_key_encoders_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [OPTIONS, OPTIONS | VECTORS], ids=["ids", "vectors"])
+def test_kill_9_brings_dictionaries_key_encoders_and_vectors_back(tmp_path: Path, options: dict[str, str]) -> None:
     log = tmp_path / "log"
-    options = SimulateOptions(requests=400, rate=0.15, users=40, items=80, queries=20, categories=5, partitions=2)
+    world = SimulateOptions(requests=400, rate=0.15, users=40, items=80, queries=20, categories=5, partitions=2)
     with EmbeddedLog(log) as opened:
-        report = run_simulate(options, opened, log)
+        report = run_simulate(world, opened, log)
+        assert report.first_ts is not None
+        assert report.last_ts is not None
+        middle = (report.first_ts + report.last_ts) // 2
+        append_vectors(opened, report.first_ts, middle, dim=6, seed=1)
+        append_vectors(opened, middle, report.last_ts, dim=6, seed=2)
         join = msgspec.structs.replace(report.join, item_sequences={"video": ItemSequence(), "product": ItemSequence(length=9)})
         join_log(opened, log / "joiner", join)
     write_log_config(log, join)
     write_joined(log, join)
-    alone = finished(start(log, tmp_path / "alone"), tmp_path / "alone")
+    alone = finished(start(log, tmp_path / "alone", options), tmp_path / "alone")
     stats = [line["stats"] for line in alone[1] if "stats" in line]
     assert any("ccl.drift" in each for each in stats)
+    assert ("vectors.dim" in options) == any(0 < each.get("vectors.missing", 0) < 1 for each in stats)
     assert 0 < alone[0]["models"]["semi"]["hr@3_drawn"] <= 1
     seed = secrets.randbits(32)
     print(f"seed {seed}")
     moments, run, kills = random.Random(seed), tmp_path / "run", 0
     for _ in range(2):
-        before, process, deadline = newest(run), start(log, run), time.monotonic() + PATIENCE_S
+        before, process, deadline = newest(run), start(log, run, options), time.monotonic() + PATIENCE_S
         while newest(run) == before and process.poll() is None:
             assert time.monotonic() < deadline, "no checkpoint came"
             time.sleep(0.01)
@@ -96,4 +107,4 @@ def test_kill_9_brings_dictionaries_and_key_encoders_back(tmp_path: Path) -> Non
         process.communicate(timeout=PATIENCE_S)
         kills += process.returncode == -signal.SIGKILL
     assert kills, "the run ended before any kill"
-    assert finished(start(log, run), run) == alone
+    assert finished(start(log, run, options), run) == alone

@@ -20,7 +20,7 @@ import pytest
 
 from learners.checkpoint import latest, load
 from learners.samples import SampleBlock
-from stream_app.events import RAW_TOPICS, SAMPLES
+from stream_app.events import ITEMS, RAW_TOPICS, SAMPLES
 from stream_app.join import join_log
 from stream_app.kafka_config import KafkaConfig
 from stream_app.log_config import write_joined, write_log_config
@@ -32,12 +32,13 @@ from stream_app.topics import Log, Message
 from stream_app.topics.embedded import EmbeddedLog, open_log
 from stream_app.topics.kafka import open_kafka
 from tests.integration.broker import Broker
+from tests.item_vectors import append_vectors
 
 ROOT = Path(__file__).resolve().parents[2]
 # Small steps, so that there are many moments to be killed at; checkpoints all the time.
 TRAIN = (
     "--model",
-    "dnn",
+    "semi",
     "--model",
     "trend",
     "--threads",
@@ -46,6 +47,12 @@ TRAIN = (
     "0.1",
     "--set",
     "replay.batch_requests=8",
+    "--set",
+    "models.semi.hidden=[16]",
+    "--set",
+    "vectors.dim=4",
+    "--set",
+    "vectors.capacity=60",
 )
 PATIENCE_S = 60
 KILLS = 4
@@ -55,11 +62,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A joined log of 900 made-up requests, in blocks of a few."""
+    """A joined log of 900 made-up requests, in blocks of a few, with vectors of its items that come all along."""
     path = tmp_path_factory.mktemp("kill") / "log"
     options = SimulateOptions(requests=900, rate=0.15, users=60, items=80, queries=20, categories=5, partitions=2)
     with EmbeddedLog(path) as log:
         report = run_simulate(options, log, path)
+        assert report.first_ts is not None
+        assert report.last_ts is not None
+        append_vectors(log, report.first_ts, report.last_ts, dim=4, seed=1)
         write_log_config(path, report.join)
         join_log(log, path / "joiner", report.join, read_records=16)
     write_joined(path, report.join)
@@ -124,7 +134,7 @@ def check_learned_once(log: Log, run: Path, result: dict[str, Any], source: Sequ
     n_rows = 0
     for p in range(topic.n_partitions):
         (last,) = topic.read(p, topic.end(p) - 1, 1)
-        seqs = [seq for step in steps for t in step if t.partition == p for seq in range(t.first, t.first + t.n)]
+        seqs = [seq for step in steps for t in step.taken if t.partition == p for seq in range(t.first, t.first + t.n)]
         assert seqs == list(range(SampleBlock.from_ipc(last.value).marks()[p] + 1))
         n_rows += len(seqs)
     assert result["requests"] == n_rows
@@ -206,10 +216,14 @@ def cluster(server: str, prefix: str) -> KafkaConfig:
 
 
 def samples_to(server: str, prefix: str, joined: Path) -> Callable[[threading.Event], None]:
-    """Return what copies the samples of a log to a broker, a block every few ms."""
+    """Return what copies the items of a log to a broker, and then its samples, a block every few ms."""
 
     def work(hurry: threading.Event) -> None:
         with open_log(joined) as source, open_kafka(cluster(server, prefix)) as log:
+            items = source.topic(ITEMS)
+            copies = log.create(ITEMS, items.n_partitions)
+            for p in range(items.n_partitions):
+                copies.append(p, [Message(each.ts, each.key, each.value) for each in items.read(p, 0, 10_000)])
             old = source.topic(SAMPLES)
             new = log.create(SAMPLES, old.n_partitions)
             for position in range(max(old.end(p) for p in range(old.n_partitions))):

@@ -190,6 +190,30 @@ def test_bad_records_of_a_shared_topic_are_reported_once(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("vector", "code", "reason"),
+    [
+        ("[]", "vector", "an empty vector"),
+        ("[1, 1e39]", "vector", "beyond float32"),
+        ("[1, 1e400]", "schema", "Number out of range"),
+        ("[1, NaN]", "json", "JSON is malformed"),
+        ('[1, "2"]', "schema", "Expected `float`, got `str` - at `$.vector[1]`"),
+        ("[1, null]", "schema", "Expected `float`, got `null` - at `$.vector[1]`"),
+        ("3", "schema", "Expected `array | null`, got `int` - at `$.vector`"),
+    ],
+)
+def test_a_vector_that_nobody_can_read_is_one_dead_letter(vector: str, code: str, reason: str, tmp_path: Path) -> None:
+    """One, however many partitions read the items; and an item with a good one, or none, is none."""
+    log = MemoryLog()
+    log.create("impressions", 3)
+    values = [f'{{"item_id": "a", "ts": {NOW}, "vector": {each}}}'.encode() for each in (vector, "[1, -2.5]", "null")]
+    log.create("items", 1).append(0, [Message(NOW, b"a", value) for value in values])
+    assert join_log(log, tmp_path, JoinConfig()).dead_letters == {code: 1}
+    (letter,) = letters_of(log)
+    assert letter["offset"] == 0
+    assert reason in letter["reason"]
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"lateness_ms": -1}, "lateness_ms = -1 must not be negative"),

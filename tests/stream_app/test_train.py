@@ -22,7 +22,7 @@ from stream_app.entrant import Entrant
 from stream_app.follower import Taken
 from stream_app.guard import GuardError
 from stream_app.live_reader import LiveReader
-from stream_app.order import encode_step, read_order, recorded_blocks
+from stream_app.order import RecordedStep, encode_step, read_order, recorded_blocks
 from stream_app.runs import CHECKPOINTS, ORDER, RunFolder
 from stream_app.sample_sources import NO_END
 from stream_app.samples_reader import Place, SequenceGapError
@@ -121,20 +121,20 @@ def drain(topic: Topic, schema: SampleSchema, trainer: Trainer, stop_after: int 
         return trainer.run(reader, stop=lambda: stop_after is not None and trainer.batches >= stop_after)
 
 
-def order_of(path: Path) -> list[tuple[Taken, ...]]:
+def order_of(path: Path) -> list[RecordedStep]:
     newest = latest(path / CHECKPOINTS)
     assert newest is not None
     return list(read_order(path / ORDER, load(newest).extra["order_bytes"]))
 
 
-def rows_of(order: Sequence[Sequence[Taken]]) -> list[tuple[int, int]]:
-    return [(t.partition, t.first + i) for step in order for t in step for i in range(t.n)]
+def rows_of(order: Sequence[RecordedStep]) -> list[tuple[int, int]]:
+    return [(t.partition, t.first + i) for step in order for t in step.taken for i in range(t.n)]
 
 
 def repeated(topic: Topic, schema: SampleSchema, path: Path) -> str:
     """Return the digest of what the run's order gives."""
     trainer = trainer_of(config_of(), schema, None)
-    for block in recorded_blocks(topic, schema, trainer.began_at, iter(order_of(path))):
+    for _, block in recorded_blocks(topic, schema, trainer.began_at, iter(order_of(path))):
         trainer.learn(block)
     return digest(counts(trainer).state())
 
@@ -173,7 +173,7 @@ def test_rows_that_come_while_it_learns_are_learned_once_and_can_be_repeated(mak
         assert len(of_partition) >= 300
     order = order_of(tmp_path / "run")
     assert rows_of(order) == seen
-    assert max(sum(t.n for t in step) for step in order) == 7
+    assert max(sum(t.n for t in step.taken) for step in order) == 7
     assert repeated(topic, schema, tmp_path / "run") == digest(counts(trainer).state())
 
 
@@ -286,12 +286,12 @@ def test_places_are_found_in_other_blocks_of_the_same_rows(make_block: Make, fir
 
 
 def test_the_order_of_a_step_is_a_line_and_a_cut_file_is_told(tmp_path: Path) -> None:
-    steps = [(Taken(0, 0, 3), Taken(1, 7, 1)), (Taken(1, 8, 2),)]
+    steps = [RecordedStep((Taken(0, 0, 3), Taken(1, 7, 1))), RecordedStep((Taken(1, 8, 2),), (5, 0))]
     path = tmp_path / "order.jsonl"
-    path.write_bytes(b"".join(encode_step(step) for step in steps))
+    path.write_bytes(b"".join(encode_step(*step) for step in steps))
     size = path.stat().st_size
     assert list(read_order(path, size)) == steps
-    assert list(read_order(path, len(encode_step(steps[0])))) == steps[:1]
+    assert list(read_order(path, len(encode_step(*steps[0])))) == steps[:1]
     with pytest.raises(SampleError, match="truncated"):
         list(read_order(path, size + 1))
     path.write_bytes(b"[[0,0")
