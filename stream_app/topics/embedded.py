@@ -16,11 +16,9 @@ a power loss only with ``sync=True``, which costs a disk flush per append.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import threading
-import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -68,7 +66,6 @@ class _RocksStore:
         self._folder = folder
         self._settings = settings
         self._db: Rdict | None = None
-        self._remove_follow_folder: Callable[[], object] | None = None
 
     @property
     def opened(self) -> bool:
@@ -98,10 +95,10 @@ class _RocksStore:
     def follow(self) -> None:
         logs = self._write_ahead_logs()
         if self._db is None:
-            # A secondary keeps its own little info log, outside the log that it reads.
-            folder = tempfile.mkdtemp(prefix="freshet-follow-")
-            self._remove_follow_folder = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            self._db = Rdict(self.name, _rocksdb_options(self._settings.cache), access_type=AccessType.secondary(folder))
+            # A secondary keeps its own little info log, outside the log that it reads. It writes on into the open file, so the
+            # folder can go at once, and a follower that is killed leaves none behind.
+            with tempfile.TemporaryDirectory(prefix="freshet-follow-") as folder:
+                self._db = Rdict(self.name, _rocksdb_options(self._settings.cache), access_type=AccessType.secondary(folder))
         else:
             self._db.try_catch_up_with_primary()
         if not logs <= self._write_ahead_logs():
@@ -145,9 +142,6 @@ class _RocksStore:
             self._db.close()
         self._db = None
         self.writes = False
-        if self._remove_follow_folder is not None:
-            self._remove_follow_folder()
-            self._remove_follow_folder = None
 
     def _opened(self) -> Rdict:
         assert self._db is not None
