@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stream_app.events import SAMPLES
-from stream_app.importers.books import IMPORTS, TopicBook
+from stream_app.importers.books import imports_in
 from stream_app.inspect_topic import first_and_last, samples_of
 from stream_app.topics import Topic
 
@@ -35,7 +35,7 @@ def inspect_kafka(log: KafkaLog) -> dict[str, Any]:
         "topics": topics,
         "samples": samples_of(log.topic(SAMPLES)) if SAMPLES in names else None,
         "joiner": [],
-        "imports": [msgspec.to_builtins(state) for state in TopicBook(log).all().values()] if IMPORTS in names else [],
+        "imports": [msgspec.to_builtins(state) for state in imports_in(log).values()],
     }
 
 

@@ -17,6 +17,8 @@ from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from typing import Final, NoReturn
 
+import msgspec
+
 from stream_app.durable_join import JoinReport
 from stream_app.join_messages import TO_JOINERS, Assign, Deliver, Done, Failed, Renew, Revoke, Setup, Told, encode
 from stream_app.kafka_config import KafkaConfig
@@ -165,9 +167,10 @@ class Child:
 
 def _connect(kafka: KafkaConfig, fence: str) -> Log:
     deadline = time.monotonic() + kafka.outage_ms / 1_000
+    plain = msgspec.structs.replace(kafka, compression="none")  # Blocks of samples are compressed already.
     while True:
         try:
-            return open_kafka(kafka, fence=kafka.topic_prefix + fence)
+            return open_kafka(plain, fence=kafka.topic_prefix + fence)
         except TopicError as error:
             # There was a connection when the worker began, so the config is right, and the cluster is away for now.
             if time.monotonic() > deadline:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
+
+if TYPE_CHECKING:
+    from stream_app.importers.books import TopicBook
+    from stream_app.topics import Log
 
 KNOWN = {
     "globo": "news clicks of Globo.com; candidates drawn, or given with --candidates",
@@ -64,7 +68,6 @@ class Import:
         from stream_app.commands.where import open_for_writing
         from stream_app.commands.written import print_written
         from stream_app.config import read_layer
-        from stream_app.importers.books import TopicBook
         from stream_app.importers.pace import Pace
         from stream_app.importers.registry import importer_kind
         from stream_app.importers.run import run_import
@@ -76,7 +79,7 @@ class Import:
         place = open_for_writing(self.log, self.kafka, self.config, self.set)
         with place as log, Progress(f"import {self.kind}", "") as progress:
             # Live events are new ones at each start, so there is nothing to go on with.
-            book = TopicBook(log) if self.log is None and not self.live else None
+            book = _topic_book(log) if self.kafka is not None and not self.live else None
             report = run_import(
                 self.kind,
                 self.files,
@@ -90,6 +93,14 @@ class Import:
             )
         print_written(self.log, report, as_json=self.json, kafka=self.kafka, save_config=self.save_config)
         return 0
+
+
+def _topic_book(log: Log) -> TopicBook:
+    from stream_app.importers.books import TopicBook
+    from stream_app.topics.kafka import KafkaLog, open_kafka
+
+    assert isinstance(log, KafkaLog)
+    return TopicBook(lambda fence: open_kafka(log.config, fence=fence))
 
 
 def kinds() -> dict[str, str]:

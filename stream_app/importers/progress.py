@@ -5,11 +5,11 @@
 3. Batches are appended; nothing else is written.
 4. After the last append the book says that the import is done, with its report.
 
-A run that finds a base makes the same events again, and leaves out ``end - base`` records per partition. Dead after 2: nothing
-is left out. After any append of 3: exactly what was appended is left out, since a partition gets its records in their order
-and none twice (an append is all or nothing in a folder; in Kafka it may be cut off after some of its records, which does as
-well). After 4: the report is returned. So the ends that the log itself keeps are the progress, and nothing has to be kept in
-step with them.
+A run that finds a base makes the same events again, and leaves out, per partition, as many records as there are behind it. Dead
+after 2: nothing is left out. After any append of 3: exactly what was appended is left out, since a partition gets its records
+in their order and none twice, and an append is all or nothing. After 4: the report is returned. So what the log itself keeps is
+the progress, and nothing has to be kept in step with it. Each run claims the import first: when it counts, nothing of an
+earlier run is under way any more.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def begin(book: Book, identity: str, kind: str, files: Sequence[Path], log: Log)
         SourceError: another import into this log is unfinished: its records could not be told from this one's. Or the import
             was done, and its records are not there any more.
     """
-    known = book.all()
+    known = book.all(log)
     if identity in known:
         _check_still_there(known[identity], log, book)
         return known[identity], True
@@ -67,7 +67,7 @@ def begin(book: Book, identity: str, kind: str, files: Sequence[Path], log: Log)
                 f"with the same options to finish it, or use {book.place}. (It is {other} in `imports`)"
             )
     state = ImportState(kind=kind, files=[file.name for file in files], base=_ends(log))
-    book.save(identity, state)
+    book.save(log, identity, state)
     return state, False
 
 
@@ -77,13 +77,13 @@ def skips(state: ImportState, log: Log, n_partitions: int, book: Book) -> dict[s
     Raises:
         SourceError: the log is shorter than when the import began.
     """
-    book.settle(lambda: [end for ends in _ends(log).values() for end in ends])
     found: dict[str, list[int]] = {}
-    for name, ends in _ends(log).items():
-        if len(ends) != n_partitions:
+    names = log.topics()
+    for name in RAW_TOPICS:
+        if names.get(name) != n_partitions:
             continue
-        base = state.base.get(name, [0] * n_partitions)
-        found[name] = [end - begun for end, begun in zip(ends, base, strict=True)]
+        base, topic = state.base.get(name, [0] * n_partitions), log.topic(name)
+        found[name] = [book.appended(topic, p, base[p]) for p in range(n_partitions)]
         if min(found[name]) < 0:
             raise _replaced(name, book)
     return found

@@ -89,20 +89,27 @@ def write_source(
     book: Book | None = None,
 ) -> ImportReport:
     """Write all that a source makes to a log; see :func:`run_import`."""
-    kind, source, tally, options, partitions, limit = job
+    kind, source, _, options, partitions, limit = job
     if partitions < 1:
         raise SourceError(f"partitions = {partitions}: at least 1")
-    if book is None and log_dir is not None:
-        book = FolderBook(log_dir / "imports")
-    identity, state, resumed, skip = "", None, False, {}
-    if book is not None:
-        identity = fingerprint(kind, source.inputs(), options, limit)
-        state, resumed = begin(book, identity, kind, source.inputs(), log)
+    chosen = book if book is not None or log_dir is None else FolderBook(log_dir / "imports")
+    if chosen is None:
+        return _write(job, EventWriter(log, partitions, {}, False, pace), on_progress)
+    identity = fingerprint(kind, source.inputs(), options, limit)
+    with chosen.claim(identity, log) as claimed:
+        state, resumed = begin(chosen, identity, kind, source.inputs(), claimed)
         if state.report is not None:
             return msgspec.structs.replace(state.report, was_done=True)
-        skip = skips(state, log, partitions, book) if resumed else {}
-    writer = EventWriter(log, partitions, skip, resumed and any(map(any, skip.values())), pace)
-    for chunk in source.chunks(limit):
+        skip = skips(state, claimed, partitions, chosen) if resumed else {}
+        writer = EventWriter(claimed, partitions, skip, resumed and any(map(any, skip.values())), pace, chosen.batch)
+        state.report = msgspec.structs.replace(_write(job, writer, on_progress), resumed=resumed)
+        chosen.save(claimed, identity, state)
+        return state.report
+
+
+def _write(job: Job, writer: EventWriter, on_progress: Progress | None) -> ImportReport:
+    source, tally = job.source, job.tally
+    for chunk in source.chunks(job.limit):
         writer.write(chunk.events)
         if on_progress is not None:
             on_progress(chunk.done, source.total, source.unit)
@@ -112,8 +119,8 @@ def write_source(
             "the import was begun by another version of Freshet: import into a new log folder"
         )
     writer.flush()
-    report = ImportReport(
-        kind=kind,
+    return ImportReport(
+        kind=job.kind,
         events=writer.counts(),
         first_ts=writer.first_ts,
         last_ts=writer.last_ts,
@@ -122,9 +129,4 @@ def write_source(
         errors=tally.errors,
         first_errors=tuple(tally.first_errors),
         left_out=dict(tally.left_out),
-        resumed=resumed,
     )
-    if book is not None and state is not None:
-        state.report = report
-        book.save(identity, state)
-    return report

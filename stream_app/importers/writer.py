@@ -17,9 +17,10 @@ from stream_app.topics import Log, Message, Topic
 from .pace import Pace
 from .source import Event, SourceError
 
-__all__ = ["EventWriter"]
+__all__ = ["BATCH", "EventWriter"]
 
 BATCH: Final = 1_000
+"""Records that go to a partition together, where nothing else is said."""
 _SHORTEST_WAIT_S: Final = 0.02
 """Events that are due sooner than this are written now, so that they go in batches."""
 _CACHED_KEYS: Final = 1 << 18
@@ -91,16 +92,24 @@ class EventWriter:
         skip: topic -> records per partition that an earlier run of the same import appended.
         resumed: whether there was such a run.
         pace: when events are due; None writes them as they come.
+        batch: records that go to a partition together, unless events that are due have to be waited for.
     """
 
     def __init__(
-        self, log: Log, n_partitions: int, skip: Mapping[str, Sequence[int]], resumed: bool, pace: Pace | None = None
+        self,
+        log: Log,
+        n_partitions: int,
+        skip: Mapping[str, Sequence[int]],
+        resumed: bool,
+        pace: Pace | None = None,
+        batch: int = BATCH,
     ) -> None:
         self._log = log
         self._n_partitions = n_partitions
         self._skip = skip
         self._resumed = resumed
         self._pace = pace
+        self._batch = batch
         self._partitions = _Partitions(n_partitions)
         self._item_partitions = _Partitions(n_partitions)
         self._encoder = msgspec.json.Encoder()
@@ -138,7 +147,7 @@ class EventWriter:
                 continue
             buffer = lane.buffers[partition]
             buffer.append(Message(ts, key, self._encoder.encode(event)))
-            if len(buffer) >= BATCH:
+            if len(buffer) >= self._batch:
                 lane.flush(partition)
 
     def _when_due(self, event: Event, pace: Pace) -> Event:

@@ -304,7 +304,7 @@ class KafkaLog:
 
     def _producer(self) -> Any:
         config = self.config
-        compression = None if config.compression == "none" or self.fence is not None else config.compression
+        compression = None if config.compression == "none" else config.compression
         options = dict(self.options)
         if self.fence is not None:
             # Longer than an outage, or the cluster takes a transaction back that its producer is still to finish.
