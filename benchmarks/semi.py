@@ -6,7 +6,7 @@
     python -m benchmarks.semi budget --seeds 1          what CCL costs and brings
     python -m benchmarks.semi globo --data DIR
 
-Differences are over seeds, each seed a pair (same log, same draws, CCL on and off), with a 95% t interval.
+Differences are over seeds, each seed a pair (same log, CCL on and off), with a 95% t interval.
 """
 
 from __future__ import annotations

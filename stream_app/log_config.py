@@ -28,18 +28,20 @@ def joined_layers(log: Path) -> list[Layer]:
     return log_layers(log) + ([read_layer(path)] if (path := log / JOINED).is_file() else [])
 
 
-def write_log_config(log: Path, join: JoinConfig, ignored_features: tuple[str, ...] = ()) -> bool:
+def write_log_config(log: Path, join: JoinConfig, ignored_features: tuple[str, ...] = (), vector_dim: int = 0) -> bool:
     """Write how a log is best joined, unless its file is there already; return whether it was written."""
-    return write_best(log / LOG_CONFIG, join, ignored_features)
+    return write_best(log / LOG_CONFIG, join, ignored_features, vector_dim)
 
 
-def write_best(path: Path, join: JoinConfig, ignored_features: tuple[str, ...] = ()) -> bool:
+def write_best(path: Path, join: JoinConfig, ignored_features: tuple[str, ...] = (), vector_dim: int = 0) -> bool:
     """Write to a file how a log is best joined, unless it is there already; return whether it was written."""
     if path.exists():
         return False
     values = {"join": msgspec.toml.decode(to_toml(join))}
     if ignored_features:
         values["replay"] = {"ignored_features": list(ignored_features)}
+    if vector_dim:
+        values["vectors"] = {"dim": vector_dim}
     path.write_text("# Written by Freshet with the log; yours to change before the log is joined.\n" + tomli_w.dumps(values))
     return True
 

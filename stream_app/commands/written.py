@@ -17,8 +17,10 @@ def print_written(
 ) -> None:
     """Write the log's config, if it has none, and print what was done."""
     path = save_config if log is None else log / LOG_CONFIG
-    if path is not None and not write_best(path, report.join, report.ignored_features) and not report.was_done:
-        print(f"freshet: {path} was there already and stays as it is", file=sys.stderr)
+    if path is not None:
+        written = write_best(path, report.join, report.ignored_features, report.vector_dim)
+        if not written and not report.was_done:
+            print(f"freshet: {path} was there already and stays as it is", file=sys.stderr)
     if as_json:
         print(msgspec.json.encode(report).decode())
         return

@@ -22,6 +22,8 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     """How this log is best joined: for ``[join]`` of ``LOG/freshet.toml``."""
     ignored_features: tuple[str, ...] = ()
     """Request features that only an evaluation may see: for ``replay.ignored_features``."""
+    vector_dim: int = 0
+    """Numbers of the items' vectors: for ``vectors.dim``; 0 where there are none."""
     errors: int = 0
     """Bad rows that were left out (``on_error = "skip"``)."""
     first_errors: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """The probability of a click in closed form, and the clicks.
 
-With user vector ``u`` (at the time of the request), item vector ``v``, both of length 1::
+With user vector ``u`` (in the domain and at the time of the request), item vector ``v``, both of length 1::
 
     z = bias + affinity * <u, v> + match * [item in the query's category] + quality_item
         + repeat * [item in the category clicked last] - position * ln(1 + rank)
@@ -79,7 +79,8 @@ class Clicker:
         """Return all of z but the repeat, ``[R, C]``."""
         world, options = self._world, self._world.options
         angle = world.turned(pages.n)[:, None]
-        interest = np.cos(angle) * world.interest[0, pages.user] + np.sin(angle) * world.interest[1, pages.user]  # [R, D]
+        before, after = (world.interest[pages.domain, turn, pages.user] for turn in range(2))
+        interest = np.cos(angle) * before + np.sin(angle) * after  # [R, D]
         interest /= np.sqrt((interest * interest).sum(axis=-1, keepdims=True))
         # A sum and no matrix product: its order must not depend on how many requests a chunk has.
         affinity = (interest[:, None, :] * world.item_vector[pages.items]).sum(axis=-1)

@@ -23,11 +23,13 @@ class Purpose(IntEnum):
     PROPOSAL = 3
     CLICK = 4
     DELAY = 5
+    DOMAIN = 6
+    VECTORS = 7
 
 
-def table_rng(seed: int) -> np.random.Generator:
-    """Return the generator for all that is drawn once."""
-    return np.random.Generator(np.random.Philox(key=_key(seed, Purpose.TABLES)))
+def table_rng(seed: int, purpose: Purpose = Purpose.TABLES) -> np.random.Generator:
+    """Return the generator for what is drawn once."""
+    return np.random.Generator(np.random.Philox(key=_key(seed, purpose)))
 
 
 def uniforms(seed: int, purpose: Purpose, first: int, n_rows: int, width: int) -> Floats:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from stream_app.importers.source import SourceError
 
-__all__ = ["SimulateOptions"]
+__all__ = ["DOMAINS", "SimulateOptions"]
+
+DOMAINS: Final = ("video", "product")
+"""Names of the domains where there are two."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -31,6 +34,20 @@ class SimulateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     categories: Count = 20
     dim: Count = 8
     """Of the latent interests."""
+    domains: Annotated[int, msgspec.Meta(ge=1, le=2)] = 1
+    """2: videos and products; ``items``, ``categories`` and ``queries`` are of each. A session is in one of them."""
+    shared: Share = 0.5
+    """Part of a user's interests that is the same in both domains: 0 is none, 1 all."""
+    video_share: Share = 0.3
+    """With two domains: sessions on videos, of users who have come to them."""
+    video_late: Share = 0.5
+    """With two domains: users who come to videos only during the run, evenly; until then they look at products alone."""
+    pages_of: Literal["both", "video"] = "both"
+    """With two domains: ``video`` logs no pages of products, only what was clicked there."""
+    vector_dim: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Numbers of the vector that comes with each item; 0 is none."""
+    vector_noise: Scale = 0.5
+    """Length of the noise in an item's vector, against what it tells of the item."""
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     partitions: Count = 4
 

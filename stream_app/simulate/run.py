@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from stream_app.events import Action, Impression, ImpressionItem, Item
@@ -13,17 +14,19 @@ from stream_app.importers.pace import Pace
 from stream_app.importers.report import ImportReport
 from stream_app.importers.run import Job, write_source
 from stream_app.importers.source import Chunk, Event, Progress, Tally
-from stream_app.joiner.config import JoinConfig
+from stream_app.joiner.config import ItemSequence, JoinConfig
 from stream_app.topics import Log
 
 from .clicks import Clicker
-from .options import SimulateOptions
+from .options import DOMAINS, SimulateOptions
 from .pages import Pages, make_pages
 from .world import World
 
 __all__ = ["Simulation", "run_simulate"]
 
 CHUNK = 4_096
+_KINDS = {"video": "watch", "product": "click"}
+"""What users of two domains do."""
 
 
 class Simulation:
@@ -42,9 +45,11 @@ class Simulation:
         self._chunk = chunk
         self._world = World(options)
         self._users = [f"u{i}" for i in range(options.users)]
-        self._items = [f"i{i}" for i in range(options.items)]
-        self._categories = [f"c{i}" for i in range(options.categories)]
-        self._n_arrived = 0
+        self._items = [f"i{i}" for i in range(len(self._world.item_category))]
+        self._categories = [f"c{i}" for i in range(self._world.n_categories)]
+        self._category_of: list[int] = self._world.item_category.tolist()
+        self._domains: tuple[str | None, ...] = DOMAINS if options.domains > 1 else (None,)
+        self._vectors = self._world.vectors()
 
     def inputs(self) -> list[Path]:
         """Return nothing: the options are all there is."""
@@ -55,12 +60,17 @@ class Simulation:
         return ()
 
     def join_config(self) -> JoinConfig:
-        """Return a config with the window that clicks come in, and the truth."""
+        """Return a config with the window that clicks come in, the truth, and a sequence per domain."""
         options = self.options
+        sequences = (
+            {"click": ItemSequence()} if options.domains == 1 else {n: ItemSequence(kinds=(_KINDS[n],)) for n in DOMAINS}
+        )
         return JoinConfig(
             label_window_ms=options.label_window_ms,
             correction_window_ms=options.label_window_ms,
             lateness_ms=0,
+            label_kinds=tuple(kind for sequence in sequences.values() for kind in sequence.kinds),
+            item_sequences=sequences,
             query_length=50 if options.query_share else 0,
             truth=True,
         )
@@ -69,53 +79,67 @@ class Simulation:
         """Yield items, impressions and clicks; ``limit`` counts requests."""
         n_requests = self.total if limit is None else min(limit, self.total)
         clicker, waiting = Clicker(self._world), ActionQueue()
-        self._n_arrived = 0
+        arrived = -1
         for first in range(0, n_requests, self._chunk):
             pages = make_pages(self._world, first, min(self._chunk, n_requests - first))
-            events: list[Event] = [*self._arrivals(int(pages.n[-1]))]
+            events: list[Event] = [*self._arrivals(arrived, int(pages.n[-1]))]
+            arrived = int(pages.n[-1])
             events += self._impressions(pages, clicker, waiting)
             events += waiting.pop_until(int(pages.ts[-1]))
             yield Chunk(events, first + len(pages.n))
         yield Chunk([*waiting.pop_all()], n_requests)
 
-    def _arrivals(self, last: int) -> Iterator[Item]:
-        """Yield the items that arrive up to request ``last``, at the beginning of that request's time slot."""
+    def _arrivals(self, after: int, last: int) -> Iterator[Item]:
+        """Yield the items that arrive after one request and up to another, at the beginning of that request's time slot."""
         world, options = self._world, self.options
         slot_ms = 1_000.0 / options.rate
-        n_arrived = int(world.arrived(np.array([last]))[0])
-        for item in world.by_arrival[self._n_arrived : n_arrived].tolist():
+        for item in world.arriving(after, last).tolist():
             ts = options.start_ts + int(world.arrival[item] * slot_ms)
-            yield Item(self._items[item], ts, self._categories[world.item_category[item]])
-        self._n_arrived = n_arrived
+            vector = self._vectors[item].tolist() if options.vector_dim else None
+            domain = self._domains[world.item_domain[item]]
+            yield Item(self._items[item], ts, self._category(item), domain, vector=vector)
 
     def _impressions(self, pages: Pages, clicker: Clicker, waiting: ActionQueue) -> Iterator[Impression]:
         clicks = clicker.click(pages)
-        category_of, names, categories = self._world.item_category.tolist(), self._items, self._categories
+        logged = np.ones(len(pages.n), bool) if self.options.pages_of == "both" else pages.domain == 0
         columns = zip(
             pages.n.tolist(),
             pages.ts.tolist(),
             pages.user.tolist(),
+            pages.domain.tolist(),
             pages.query.tolist(),
             pages.query_category.tolist(),
             pages.items.tolist(),
             clicks.truth.tolist(),
-            np.any(clicks.clicked, axis=1).tolist(),
+            logged.tolist(),
             strict=True,
         )
-        for row, (n, ts, user, query, category, items, truth, any_click) in enumerate(columns):
-            shown = [
-                ImpressionItem(names[item], categories[category_of[item]], rank, None, {}, p)
-                for rank, (item, p) in enumerate(zip(items, truth, strict=True))
-            ]
-            request, who = str(n), self._users[user]
-            if any_click:
-                for rank in clicks.clicked[row].nonzero()[0].tolist():
-                    at, item = ts + int(clicks.delay_ms[row, rank]), items[rank]
-                    waiting.push(Action(who, names[item], at, "click", request, None, categories[category_of[item]]))
-            if query < 0:
-                yield Impression(request, who, ts, shown)
-            else:
-                yield Impression(request, who, ts, shown, f"q{query}", [categories[category]])
+        n_clicks = clicks.clicked.sum(axis=1)
+        for row, (n, ts, user, number, query, category, items, truth, is_logged) in enumerate(columns):
+            request, who, domain = str(n), self._users[user], self._domains[number]
+            if n_clicks[row]:
+                ranks = clicks.clicked[row].nonzero()[0]
+                made = [(items[rank], ts + int(clicks.delay_ms[row, rank])) for rank in ranks.tolist()]
+                self._click(waiting, who, domain, request if is_logged else None, made)
+            if is_logged:
+                asked, about = (None, []) if query < 0 else (f"q{query}", [self._categories[category]])
+                yield Impression(request, who, ts, self._shown(items, truth, domain), asked, about, domain)
+
+    def _shown(self, items: list[int], truth: list[float], domain: str | None) -> list[ImpressionItem]:
+        return [
+            ImpressionItem(self._items[item], self._category(item), rank, domain, {}, p)
+            for rank, (item, p) in enumerate(zip(items, truth, strict=True))
+        ]
+
+    def _click(
+        self, waiting: ActionQueue, who: str, domain: str | None, request: str | None, made: list[tuple[int, int]]
+    ) -> None:
+        kind = "click" if domain is None else _KINDS[domain]
+        for item, at in made:
+            waiting.push(Action(who, self._items[item], at, kind, request, None, self._category(item), domain=domain))
+
+    def _category(self, item: int) -> str:
+        return self._categories[self._category_of[item]]
 
 
 def run_simulate(
@@ -144,4 +168,5 @@ def run_simulate(
         TopicError: the log's topics have another partition count.
     """
     job = Job("simulate", Simulation(options), Tally("stop"), options, options.partitions, limit)
-    return write_source(job, log, log_dir, on_progress, pace)
+    report = write_source(job, log, log_dir, on_progress, pace)
+    return msgspec.structs.replace(report, vector_dim=options.vector_dim)

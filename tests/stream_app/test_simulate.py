@@ -147,7 +147,7 @@ def test_truth_is_the_formula() -> None:
         newest = max((at for at, _ in before), default=None)
         last = {category for at, category in before if at == newest}
         angle = options.drift * row / options.rate / 86_400
-        u = np.cos(angle) * world.interest[0, user] + np.sin(angle) * world.interest[1, user]
+        u = np.cos(angle) * world.interest[0, 0, user] + np.sin(angle) * world.interest[0, 1, user]
         u = u / np.linalg.norm(u)
         for rank, item in enumerate(pages.items[row].tolist()):
             category = int(world.item_category[item])
