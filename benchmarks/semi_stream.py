@@ -26,10 +26,11 @@ from stream_app.topics import Message
 from stream_app.topics.memory import MemoryLog
 
 SEMI = {"type": "semi", "dim": 8, "hidden": [64], "feed_forward": 64, "heads": 4}
-CCL = {"ccl": "on", "ccl_batch": 128, "ccl_min_sessions": [2, 5], "ccl_capacity": 2_048, "ccl_momentum": 0.99}
+CCL = {"ccl": "on", "ccl_batch": 32, "ccl_min_sessions": [2, 5], "ccl_capacity": 512, "ccl_momentum": 0.99, "ccl_rate": 3e-3}
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "semi": SEMI,
     "semi+ccl": {**SEMI, **CCL},
+    "semi+ccl slow": {**SEMI, **CCL, "ccl_rate": 1e-3},
     "semi video": {**SEMI, "domains": "video"},
     "din": {"type": "din", "dim": 8, "hidden": [64]},
 }

@@ -213,17 +213,25 @@ class Inputs(nn.Module):
         """Return the entries of an item sequence as targets, ``[H, T]``."""
         return self._items(encoded, 1 + self.sequences.index(sequence))
 
+    def given_history(self, encoded: Encoded, sequence: str) -> Tensor:
+        """Return the same before the projection of item vectors (:meth:`learners.vector_inputs.VectorInputs.given`)."""
+        assert self.vectors is not None, "asked for where items have vectors"
+        use = 1 + self.sequences.index(sequence)
+        return self.vectors.given(encoded.item_ids[use], self._learned(encoded, use))
+
     def target(self, encoded: Encoded) -> Tensor:
         """Return the candidates, ``[C, T]``: item and category, or the item's own vector."""
         return self._items(encoded, 0)
 
     def _items(self, encoded: Encoded, use: int) -> Tensor:
-        parts = [encoded.items.of(use)] + ([encoded.categories.of(use)] if encoded.categories else [])
-        learned = torch.cat(parts, 1)
+        learned = self._learned(encoded, use)
         if self.vectors is None:
             return learned
-        given: Tensor = self.vectors(encoded.item_ids[use], learned)
-        return given
+        projected: Tensor = self.vectors(encoded.item_ids[use], learned)
+        return projected
+
+    def _learned(self, encoded: Encoded, use: int) -> Tensor:
+        return torch.cat([encoded.items.of(use)] + ([encoded.categories.of(use)] if encoded.categories else []), 1)
 
     def _categories(self, batch: Batch, learn: bool) -> Gathered:
         keys = [batch.ids("candidate.category"), *(batch.ids(f"{name}.category") for name in self.sequences)]

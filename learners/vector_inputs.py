@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from learners.tables.index import Keys
 from learners.vectors import VectorStore
 
-__all__ = ["VectorInputs"]
+__all__ = ["VectorInputs", "project"]
+
+
+def project(projection: nn.Linear, given: Tensor) -> Tensor:
+    """Return ``v``, ``[..., T]``, of ``x | mask | e``, ``[..., D + 1 + T]``."""
+    vectors, mask, learned = torch.split(given, [projection.in_features, 1, projection.out_features], -1)
+    return torch.where(mask > 0, projection(vectors), learned)
 
 
 class VectorInputs(nn.Module):
@@ -42,10 +48,13 @@ class VectorInputs(nn.Module):
             items: int64 ``[N]``; 0 is the missing item.
             learned: ``e``, ``[N, T]``.
         """
+        return project(self.projection, self.given(items, learned))
+
+    def given(self, items: Keys, learned: Tensor) -> Tensor:
+        """Return what :func:`project` takes, ``x | mask | e``, ``[N, D + 1 + T]``."""
         vectors, found = self.store.get(items)
-        mask = torch.from_numpy(found).to(learned.device).unsqueeze(1)
-        projected = self.projection(torch.from_numpy(vectors).to(learned.device))
-        return torch.where(mask, projected, learned)
+        mask = torch.from_numpy(found).to(learned)
+        return torch.cat([torch.from_numpy(vectors).to(learned.device), mask.unsqueeze(1), learned], 1)
 
     def look_ups(self) -> tuple[int, int]:
         """Return how many look-ups have found a vector so far, and how many have not."""

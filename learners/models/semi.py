@@ -43,6 +43,7 @@ from learners.network import ClickNetwork, Forward, NeuralLearner
 from learners.request_mlp import Part, RequestMLP
 from learners.samples import SampleBlock
 from learners.transformer import Block, Padding, ages
+from learners.vector_inputs import VectorInputs, project
 
 
 class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -101,6 +102,23 @@ class SequenceEncoder(nn.Module):
         return out
 
 
+class FromVectors(nn.Module):
+    """What CCL trains where items come with vectors: their projection, which the domains share, and a domain's encoder.
+
+    A session's items are :meth:`learners.vector_inputs.VectorInputs.given`. Extractors of different domains need not agree on
+    what a number means, and the projection is where that can be learned.
+    """
+
+    def __init__(self, vectors: VectorInputs, encoder: SequenceEncoder) -> None:
+        super().__init__()
+        self.projection, self.encoder = vectors.projection, encoder
+
+    def forward(self, session: Session) -> Tensor:
+        """Return ``V_intra``, ``[R, L, d]``."""
+        out: Tensor = self.encoder(session._replace(vectors=project(self.projection, session.vectors)))
+        return out
+
+
 class SEMI(ClickNetwork):
     """Encoders, transfer, target attention, an MLP."""
 
@@ -129,14 +147,25 @@ class SEMI(ClickNetwork):
         return Block(self.inputs.target_dim, self.config.heads, self.config.feed_forward)
 
     def session(self, batch: Batch, encoded: Encoded, sequence: str) -> Session:
-        """Return what the encoder of a domain reads, its sequence of every request; :class:`learners.ccl.CCL` takes it too."""
+        """Return what the encoder of a domain reads, its sequence of every request."""
+        return self._session(batch, sequence, self.inputs.history(encoded, sequence))
+
+    def _session(self, batch: Batch, sequence: str, items: Tensor) -> Session:
         padding = Padding.of(batch.offsets(f"{sequence}.item"))
         hours = (ages(batch, sequence) // int(HOUR_MS)).clamp(0, self.config.time_blocks - 1)
-        return Session(padding.pad(self.inputs.history(encoded, sequence)), padding.mask, padding.pad(hours))
+        return Session(padding.pad(items), padding.mask, padding.pad(hours))
+
+    def contrasted(self) -> tuple[nn.Module, nn.Module]:
+        """Return what CCL trains of this network, an encoder of :meth:`pair_sessions` per domain."""
+        assert self.pair is not None, "asked for by CCL alone"
+        first, second = (cast(SequenceEncoder, self.encoders[name]) for name in self.pair)
+        if (vectors := self.inputs.vectors) is None:
+            return first, second
+        return FromVectors(vectors, first), FromVectors(vectors, second)
 
     @torch.no_grad()
     def pair_sessions(self, block: SampleBlock) -> tuple[Session, Session]:
-        """Return the sessions of both domains of CCL, row by row, with the item vectors of now."""
+        """Return the sessions of both domains of CCL, row by row, with the learned and given vectors of now."""
         assert self.pair is not None, "asked for by CCL alone"
         device, read = self.times.weight.device, self.inputs.sequences
         found = []
@@ -144,7 +173,10 @@ class SEMI(ClickNetwork):
             # A model of one domain has no look-up for the other's sequence, which so takes the place of its own.
             own = name if name in read else read[0]
             batch = Batch(under_one_name(block, name, own), device)
-            found.append(self.session(batch, self.inputs(batch, False), own))
+            encoded = self.inputs(batch, False)
+            without = self.inputs.vectors is None
+            items = self.inputs.history(encoded, own) if without else self.inputs.given_history(encoded, own)
+            found.append(self._session(batch, own, items))
         return found[0], found[1]
 
     def memory(self) -> State:
@@ -236,8 +268,7 @@ class SEMILearner(NeuralLearner):
 
 
 def _ccl(network: SEMI, config: Config) -> CCL:
-    assert network.pair is not None
-    first, second = (network.encoders[name] for name in network.pair)
+    first, second = network.contrasted()
     options = CCLConfig(
         capacity=config.ccl_capacity,
         temperature=config.ccl_temperature,

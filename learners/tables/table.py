@@ -44,11 +44,12 @@ class Gathered(NamedTuple):
 class EmbeddingTable:
     """Vectors for 64-bit ids.
 
-    A key's first vector is a function of (seed, name, key), so a key that was never learned is scored with the vector that it
-    would be admitted with: scoring and training agree, and scoring changes nothing. Key 0 (missing) is the zero vector.
+    A key's first vector is a function of (seed, name without the model's, key): models that are compared begin alike, and a key
+    that was never learned is scored with the vector that it would be admitted with. Scoring and training agree, and scoring
+    changes nothing. Key 0 (missing) is the zero vector.
 
     Args:
-        name: part of the seed and of messages.
+        name: ``MODEL/TABLE`` or ``TABLE``, for messages; what follows the last slash is part of the seed.
         config: dim, rate, bounds.
         seed: of the initial vectors.
         device: where weights live; the index is always on the CPU.
@@ -77,7 +78,8 @@ class EmbeddingTable:
     @staticmethod
     def seed_of(name: str, seed: int) -> int:
         """Return the key of a table's initial vectors and draws, 63 bits."""
-        return int.from_bytes(hashlib.sha256(f"{name}\0{seed}".encode()).digest()[:8], "little") >> 1
+        table = name.rpartition("/")[2]
+        return int.from_bytes(hashlib.sha256(f"{table}\0{seed}".encode()).digest()[:8], "little") >> 1
 
     def __len__(self) -> int:
         """Return how many keys the table holds."""

@@ -111,6 +111,7 @@ def test_first_vectors_do_not_depend_on_order_but_on_seed_and_name() -> None:
     one.gather(keys(1, 2, 3), learn=True)
     two.gather(keys(3, 9, 1), learn=True)
     assert torch.equal(one.gather(keys(1, 3)).of(0), two.gather(keys(1, 3)).of(0))
+    assert torch.equal(one.gather(keys(1)).of(0), EmbeddingTable("model/t", config, seed=1).gather(keys(1)).of(0))
     for other in (EmbeddingTable("t", config, seed=2), EmbeddingTable("u", config, seed=1)):
         assert not torch.equal(one.gather(keys(1)).of(0), other.gather(keys(1)).of(0))
 

@@ -87,18 +87,16 @@ def test_targets_and_histories_are_read_by_their_vectors(column: str) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_ccl_reads_vectors_for_queries_and_keys() -> None:
-    """Pairs are made of the projected vectors, so that both kinds of encoder see them, and dictionaries differ with them."""
+def test_ccl_encodes_what_the_click_model_does() -> None:
+    """CCL makes of its sessions what the click model's encoders make of theirs; dictionaries differ by vectors."""
     learner, block = semi(store_of(), **CCL), random_block(SCHEMA, seed=4)
     network = learner.network
-    given = network.inputs.vectors
-    assert given is not None
     batch = Batch(block, torch.device("cpu"))
-    for name, session in zip(SCHEMA.item_sequences, network.pair_sessions(block), strict=True):
-        items = batch.ids(f"{name}.item")
-        vectors, found = given.store.get(items)
-        projected = given.projection(torch.from_numpy(vectors))
-        torch.testing.assert_close(session.vectors[session.mask][found], projected[found])
+    encoded = network.inputs(batch, False)
+    sessions = zip(SCHEMA.item_sequences, network.contrasted(), network.pair_sessions(block), strict=True)
+    for name, contrasted, session in sessions:
+        clicked = network.encoders[name](network.session(batch, encoded, name))
+        torch.testing.assert_close(contrasted(session)[session.mask], clicked[session.mask], rtol=0, atol=0)
     dictionaries = []
     for seed in (1, 2):
         learner = semi(store_of(seed), **CCL)
@@ -106,6 +104,23 @@ def test_ccl_reads_vectors_for_queries_and_keys() -> None:
             learner.learn(random_block(SCHEMA, seed=each))
         dictionaries.append({n: np.array(a) for n, a in learner.state().items() if "dictionary.0" in n})
     assert any(not np.array_equal(array, dictionaries[1][name]) for name, array in dictionaries[0].items())
+
+
+def test_ccl_trains_the_projection() -> None:
+    """Before the click model sees anything; the momentum encoders' copies follow slowly, and are two."""
+    learner = semi(store_of(), **CCL, ccl_pretrain_until=2**62)
+    assert learner.network.inputs.vectors is not None
+    assert learner.network.contrast is not None
+    projection, ccl = learner.network.inputs.vectors.projection, learner.network.contrast.ccl
+    before = projection.weight.detach().clone()
+    for each in range(40):
+        learner.learn(random_block(SCHEMA, seed=each))
+    assert ccl.steps > 0
+    assert not torch.equal(projection.weight, before)
+    copies = [dict(key.encoder.named_parameters())["encoder.projection.weight"].detach() for key in ccl.keys]
+    for copied in copies:
+        moved, left = (copied - before).abs().max(), (projection.weight - before).abs().max()
+        assert 0 < moved < left
 
 
 def test_a_model_on_vectors_refuses_a_checkpoint_without() -> None:
