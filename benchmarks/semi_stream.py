@@ -1,6 +1,6 @@
 """SEMI with and without CCL on the generator's two domains, with item vectors.
 
-    python -m benchmarks.semi_stream [--seeds 2] [--shared 0 1] [--quick]
+    python -m benchmarks.semi_stream [--seeds 2] [--shared 0 1] [--pretrain] [--quick]
 
 Samples are the video pages; products come as clicks alone. Most users come to videos only during the stream, after many clicks
 on products. Scored just before learning, last half of the pages; differences are paired by seed with a 95% t interval.
@@ -36,6 +36,17 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+def pretrained(until: int) -> Mapping[str, Mapping[str, Any]]:
+    """Return SEMI that learns clicks from a time on, with and without CCL before it (no rate, no change)."""
+    late = {**SEMI, **CCL, "ccl": "pretrain", "ccl_pretrain_until": until}
+    return {
+        "semi late": {**late, "ccl_rate": 1e-12},
+        "ccl, then semi": late,
+        "ccl slow, then semi": {**late, "ccl_rate": 1e-3},
+        "semi": SEMI,
+    }
+
+
 def world(requests: int, shared: float, seed: int) -> SimulateOptions:
     """Return a world of few video pages and many clicks on products."""
     return SimulateOptions(
@@ -57,7 +68,7 @@ def world(requests: int, shared: float, seed: int) -> SimulateOptions:
     )
 
 
-def stream_results(options: SimulateOptions) -> dict[str, Any]:
+def stream_results(options: SimulateOptions, pretrain: bool) -> dict[str, Any]:
     """Simulate, join and replay with all models, in memory."""
     log = MemoryLog()
     report = run_simulate(options, log, None)
@@ -65,9 +76,10 @@ def stream_results(options: SimulateOptions) -> dict[str, Any]:
     topic = log.create("samples", 1)
     topic.append(0, [Message(int(block.column("due")[-1]), b"", block.to_ipc()) for block in blocks])
     times = SampleBlock.concat(blocks).column("ts")
-    replay = {"models": list(MODELS), "eval": "immediate", "score_from": int(times[len(times) // 2]), "seed": options.seed}
+    models = pretrained(int(times[2 * len(times) // 5])) if pretrain else MODELS
+    replay = {"models": list(models), "eval": "immediate", "score_from": int(times[len(times) // 2]), "seed": options.seed}
     replay |= {"batch_requests": 25, "bootstrap": 0, "hr_negatives": 0}
-    layers = {"models": MODELS, "replay": replay, "vectors": {"dim": report.vector_dim, "capacity": 2 * options.items}}
+    layers = {"models": models, "replay": replay, "vectors": {"dim": report.vector_dim, "capacity": 2 * options.items}}
     config = resolve([Layer("benchmark", layers)])
     items = item_vectors(log, config)
     assert items is not None, "the config has vectors.dim"
@@ -85,12 +97,18 @@ def main() -> None:
     parser.add_argument("--shared", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--requests", type=int, default=40_000, help="of both domains")
     parser.add_argument("--quick", action="store_true", help="a tenth of the requests, one seed: does it run")
+    parser.add_argument("--pretrain", action="store_true", help="the first two fifths feed CCL alone")
     given = parser.parse_args()
     if given.quick:
         given.requests, given.seeds = given.requests // 10, 1
     for shared in given.shared:
-        results = [stream_results(world(given.requests, shared, seed)) for seed in range(given.seeds)]
-        pairs_table(f"shared = {shared}, {given.seeds} seeds", results, "semi", list(MODELS))
+        results = [stream_results(world(given.requests, shared, seed), given.pretrain) for seed in range(given.seeds)]
+        pairs_table(
+            f"shared = {shared}, {given.seeds} seeds",
+            results,
+            "semi late" if given.pretrain else "semi",
+            list(results[0]["models"]),
+        )
 
 
 if __name__ == "__main__":
