@@ -97,6 +97,32 @@ def _in_slice(block: SampleBlock, name: str, wanted: Mapping[str, float | str]) 
     return inside
 
 
+class Said:
+    """What a model said of its steps, and the time they took, added up."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.seconds = 0.0
+        self.learned = 0
+
+    def note(self, stats: Stats) -> None:
+        """Add what one step said."""
+        for name, value in stats.items():
+            if not math.isfinite(value):
+                continue  # A part that had nothing to do in this step, for example no edges.
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def add(self, other: Said) -> None:
+        """Add what was said later."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + other.counts[name]
+        self.seconds += other.seconds
+        self.learned += other.learned
+
+
 class Entrant:
     """A learner, what it scored, what it said about its learning.
 
@@ -121,9 +147,8 @@ class Entrant:
         """HR@3 among drawn negatives, where the run asks for it: ``hr@3``, ``positives``."""
         self.stats: Stats = {}
         """What the last step said."""
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-        self._window_seconds, self._window_learned = 0.0, 0
+        self._said = Said()  # since the last call of `heard`
+        self._of_window = Said()  # since a window closed
 
     def predict(self, block: SampleBlock) -> Scores:
         """Score a block, ``[C]``."""
@@ -170,20 +195,30 @@ class Entrant:
         labels, offsets = of.labels
         return score_rows(scores, labels, offsets, of.users, of.ts, weights=of.weights, mask=mask)
 
-    def closed_windows(self) -> list[dict[str, Any]]:
-        """Return the windows that closed, oldest first; what was learned since the last one is said with the newest."""
+    def heard(self) -> Said:
+        """Return what the steps since the last call said, for :meth:`closed_windows`."""
+        said, self._said = self._said, Said()
+        return said
+
+    def closed_windows(self, said: Said) -> list[dict[str, Any]]:
+        """Return the windows that closed, oldest first; what was learned since the last one is said with the newest.
+
+        Like :meth:`count` it is about figures alone, so that both may go on behind the model's back.
+
+        Args:
+            said: of the steps up to the last that was counted.
+        """
+        self._of_window.add(said)
         windows = self.live.window_figures()
         # Those of the final figures are not reported: they may be a part of the range.
         for metrics in self.final.slices.values():
             metrics.window_figures()
         lines = [self._line(window) for window in windows]
         if lines:
-            means = {name: self._sums[name] / self._counts[name] for name in sorted(self._sums)}
-            lines[-1]["stats"] = means
-            rate = self._window_learned / self._window_seconds if self._window_seconds > 0 else 0.0
-            lines[-1]["impressions_per_s"] = round(rate, 1)
-            self._sums, self._counts = {}, {}
-            self._window_seconds, self._window_learned = 0.0, 0
+            of = self._of_window
+            lines[-1]["stats"] = {name: of.sums[name] / of.counts[name] for name in sorted(of.sums)}
+            lines[-1]["impressions_per_s"] = round(of.learned / of.seconds if of.seconds > 0 else 0.0, 1)
+            self._of_window = Said()
         return lines
 
     def _line(self, window: Window) -> dict[str, Any]:
@@ -197,16 +232,12 @@ class Entrant:
     def _took(self, seconds: float, learned: int) -> None:
         self.seconds += seconds
         self.learned += learned
-        self._window_seconds += seconds
-        self._window_learned += learned
+        self._said.seconds += seconds
+        self._said.learned += learned
 
     def _note(self, stats: Stats) -> None:
         self.stats = stats
-        for name, value in stats.items():
-            if not math.isfinite(value):
-                continue  # A part that had nothing to do in this step, for example no edges.
-            self._sums[name] = self._sums.get(name, 0.0) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
+        self._said.note(stats)
 
     def arrays(self) -> dict[str, State]:
         """Return the state of all figures, by group."""
@@ -215,13 +246,16 @@ class Entrant:
 
     def notes(self) -> dict[str, Any]:
         """Return what else must survive, as JSON."""
+        said = Said()
+        said.add(self._of_window)
+        said.add(self._said)
         return {
             "learned": self.learned,
             "seconds": self.seconds,
-            "sums": self._sums,
-            "counts": self._counts,
-            "window_seconds": self._window_seconds,
-            "window_learned": self._window_learned,
+            "sums": said.sums,
+            "counts": said.counts,
+            "window_seconds": said.seconds,
+            "window_learned": said.learned,
             "described": self.learner.describe(),
         }
 
@@ -236,5 +270,6 @@ class Entrant:
         self.live.load_state(arrays[f"live/{self.name}"])
         self.by_slice.load_state(arrays[f"by_slice/{self.name}"])
         self.learned, self.seconds = notes["learned"], notes["seconds"]
-        self._sums, self._counts = dict(notes["sums"]), dict(notes["counts"])
-        self._window_seconds, self._window_learned = notes["window_seconds"], notes["window_learned"]
+        self._said, self._of_window = Said(), Said()
+        self._of_window.sums, self._of_window.counts = dict(notes["sums"]), dict(notes["counts"])
+        self._of_window.seconds, self._of_window.learned = notes["window_seconds"], notes["window_learned"]

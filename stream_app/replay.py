@@ -1,7 +1,7 @@
 """Replay: one pass over a range of samples, several models side by side, scored before they learn.
 
 The loop is :meth:`Replay.run`. What is learned is a function of (samples, range, config, seed, threads) alone: the time of a
-checkpoint, a kill and another start, and the thread that reads ahead change nothing.
+checkpoint, a kill and another start, the thread that reads ahead and the one that counts figures change nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from learners.metrics import DrawnHits, MetricOptions, SliceOptions
 from learners.models import ModelContext, build
 from learners.samples import SampleBlock, SampleError, SampleSchema
 from learners.vectors import VectorStore
+from stream_app.behind import Behind
 from stream_app.config import ConfigError, RunConfig
 from stream_app.entrant import Entrant, Scoring, scored
 from stream_app.item_vectors import ItemVectors
@@ -135,6 +136,8 @@ class Replay:
         # slices such as "cold item" are as of the rows counted before.
         self._count_every = max(1, SCORE_REQUESTS // config.replay.batch_requests)
         self._uncounted: list[tuple[SampleBlock, list[Scores]]] = []
+        self._figures = Behind()
+        """Has the figures of all entrants and the record; what else reads them drains it first."""
 
     def run(self, on_step: Callable[[Step], None] = lambda step: None, stop: Callable[[], bool] = lambda: False) -> bool:
         """Learn and score the range, or the rest of it.
@@ -147,10 +150,11 @@ class Replay:
         Returns:
             Whether the end of the range was reached.
         """
-        with contextlib.ExitStack() as open_readers:
-            batches = open_readers.enter_context(contextlib.closing(prefetch(self._reader(self._learned), self._profile)))
+        with contextlib.ExitStack() as still_open:
+            still_open.callback(self._figures.close)
+            batches = still_open.enter_context(contextlib.closing(prefetch(self._reader(self._learned), self._profile)))
             if self.delayed:
-                shown = open_readers.enter_context(contextlib.closing(prefetch(self._reader(self._shown), self._profile)))
+                shown = still_open.enter_context(contextlib.closing(prefetch(self._reader(self._shown), self._profile)))
                 self._ahead = ScoreAhead(shown, self._shown, self.config.window_ms(), self._held)
             stopping = False
             for batch in batches:
@@ -169,9 +173,9 @@ class Replay:
                     self.save()
                     return False
                 self._save_now_and_then()
-        self._count()
-        self._write_windows()
-        self.save()
+            self._count()
+            self._write_windows()
+            self.save()
         return True
 
     def _reader(self, places: Sequence[Place]) -> Iterator[Batch]:
@@ -190,12 +194,12 @@ class Replay:
             for start in range(0, len(block), SCORE_REQUESTS):
                 part = block.slice(start, start + SCORE_REQUESTS)
                 self._rank_drawn(part)
-                facts = scored(part, self._scoring)
+                scores = []
                 for entrant in self.entrants:
                     with self._profile.stage(f"predict {entrant.name}"):
-                        scores = entrant.predict(part)
-                    with self._profile.stage("metrics"):
-                        entrant.count(scores, facts)
+                        scores.append(entrant.predict(part))
+                self._uncounted.append((part, scores))
+                self._count()
 
     def _learn(self, batch: Batch) -> None:
         """Learn a batch; under ``immediate`` score it first, in the same forward pass."""
@@ -234,20 +238,31 @@ class Replay:
                 next(each for each in self.entrants if each.name == name).drawn = figures
 
     def _count(self) -> None:
-        """Count the figures of the batches that were scored since the last call."""
+        """Have the figures counted of the batches that were scored since the last call."""
         if not self._uncounted:
             return
-        with self._profile.stage("metrics"):
-            blocks, scores = zip(*self._uncounted, strict=True)
-            facts = scored(SampleBlock.concat(blocks), self._scoring)
-            for entrant, of_batches in zip(self.entrants, zip(*scores, strict=True), strict=True):
-                entrant.count(np.concatenate(of_batches), facts)
+        blocks, scores = zip(*self._uncounted, strict=True)
         self._uncounted = []
 
+        def count() -> None:
+            with self._profile.stage("metrics"):
+                facts = scored(SampleBlock.concat(blocks), self._scoring)
+                for entrant, of_batches in zip(self.entrants, zip(*scores, strict=True), strict=True):
+                    entrant.count(np.concatenate(of_batches), facts)
+
+        self._figures.put(count)
+
     def _write_windows(self) -> None:
-        lines = [line for entrant in self.entrants for line in entrant.closed_windows()]
-        if lines and self._folder is not None:
-            self._folder.append_metrics(lines)
+        said = [entrant.heard() for entrant in self.entrants]
+
+        def write() -> None:
+            with self._profile.stage("metrics"):
+                pairs = zip(self.entrants, said, strict=True)
+                lines = [line for entrant, heard in pairs for line in entrant.closed_windows(heard)]
+                if lines and self._folder is not None:
+                    self._folder.append_metrics(lines)
+
+        self._figures.put(write)
 
     def _step(self) -> Step:
         if self._first_ts is None:
@@ -270,7 +285,8 @@ class Replay:
         return {}
 
     def save(self) -> None:
-        """Write a checkpoint, if the run has a folder."""
+        """Wait for the figures and write a checkpoint, if the run has a folder."""
+        self._figures.drain()
         if self._folder is None:
             return
         with self._profile.stage("checkpoint"):

@@ -196,7 +196,7 @@ class Trainer:
 
     def _close_windows(self) -> None:
         """Write the windows that closed, and judge them."""
-        lines = {entrant.name: entrant.closed_windows() for entrant in self.entrants}
+        lines = {entrant.name: entrant.closed_windows(entrant.heard()) for entrant in self.entrants}
         if not any(lines.values()):
             return
         for name, of_model in lines.items():
