@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learners.learner import Scores, State
+from learners.learner import Learner, Scores, State, Stats
 from learners.samples import SampleBlock
 from learners.tables import CountTable
 
@@ -74,3 +74,27 @@ class Rates:
         """Take counts back."""
         self.table.load_state(state)
         self._total = np.array(state["total"])
+
+
+class RateLearner(Learner):
+    """A model that only counts: what ``popularity`` and ``trend`` share; each says how it scores."""
+
+    def __init__(self, rates: Rates) -> None:
+        self._rates = rates
+
+    def learn(self, block: SampleBlock) -> Stats:
+        """Count impressions and clicks."""
+        self._rates.learn(block)
+        return {}
+
+    def state(self) -> State:
+        """Return the counts."""
+        return self._rates.state()
+
+    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take counts back."""
+        self._rates.load_state(state)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the table's size."""
+        return {"tables": {"item": self._rates.table.describe()}}

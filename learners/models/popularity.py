@@ -5,15 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
-import numpy.typing as npt
 
-from learners.learner import Learner, Scores, State, Stats
+from learners.learner import Learner, Scores
 from learners.models import ModelContext
-from learners.rates import Rates
+from learners.rates import RateLearner, Rates
 from learners.samples import SampleBlock
 
 
@@ -26,32 +22,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Items held."""
 
 
-class Popularity(Learner):
+class Popularity(RateLearner):
     """Smoothed click rate per item."""
 
     def __init__(self, config: Config) -> None:
-        self._rates = Rates("popularity", config.prior, config.max_rows)
+        super().__init__(Rates("popularity", config.prior, config.max_rows))
 
     def predict(self, block: SampleBlock) -> Scores:
         """Return smoothed click rates, ``[C]``."""
         return self._rates.predict(block.ragged("candidate.item").values)
-
-    def learn(self, block: SampleBlock) -> Stats:
-        """Count impressions and clicks."""
-        self._rates.learn(block)
-        return {}
-
-    def state(self) -> State:
-        """Return the counts."""
-        return self._rates.state()
-
-    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take counts back."""
-        self._rates.load_state(state)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the table's size."""
-        return {"tables": {"item": self._rates.table.describe()}}
 
 
 def build(config: Config, context: ModelContext) -> Learner:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from learners.learner import Learner, Scores, State, Stats
+from learners.learner import Learner, Scores
 from learners.models import ModelContext
-from learners.rates import Rates
+from learners.rates import RateLearner, Rates
 from learners.samples import SampleBlock
 
 
@@ -26,35 +22,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Items held."""
 
 
-class Trend(Learner):
+class Trend(RateLearner):
     """Smoothed, forgetting click rate per item."""
 
     def __init__(self, config: Config) -> None:
         if config.half_life_ms <= 0:
             raise ValueError(f"trend: half_life_ms = {config.half_life_ms} must be above 0; use popularity to forget nothing")
-        self._rates = Rates("trend", config.prior, config.max_rows, config.half_life_ms)
+        super().__init__(Rates("trend", config.prior, config.max_rows, config.half_life_ms))
 
     def predict(self, block: SampleBlock) -> Scores:
         """Return click rates as of each request's time, ``[C]``."""
         items = block.ragged("candidate.item")
         return self._rates.predict(items.values, np.repeat(block.column("ts"), items.lengths))
-
-    def learn(self, block: SampleBlock) -> Stats:
-        """Count impressions and clicks."""
-        self._rates.learn(block)
-        return {}
-
-    def state(self) -> State:
-        """Return the counts."""
-        return self._rates.state()
-
-    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take counts back."""
-        self._rates.load_state(state)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the table's size."""
-        return {"tables": {"item": self._rates.table.describe()}}
 
 
 def build(config: Config, context: ModelContext) -> Learner:
