@@ -16,11 +16,7 @@ from typing import Any
 
 import pytest
 
-from stream_app.join import join_log
-from stream_app.log_config import write_joined, write_log_config
-from stream_app.simulate.options import SimulateOptions
-from stream_app.simulate.run import run_simulate
-from stream_app.topics.embedded import EmbeddedLog
+from tests.logs import made_up_log
 
 ROOT = Path(__file__).resolve().parents[2]
 # Small steps, so that there are many moments to be killed at; checkpoints as often as they can be written.
@@ -35,14 +31,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A joined log of 450 made-up requests."""
-    path = tmp_path_factory.mktemp("kill") / "log"
-    options = SimulateOptions(requests=450, rate=0.15, users=40, items=80, queries=20, categories=5, partitions=2)
-    with EmbeddedLog(path) as log:
-        report = run_simulate(options, log, path)
-        join_log(log, path / "joiner", report.join)
-    write_log_config(path, report.join)
-    write_joined(path, report.join)
-    return path
+    return made_up_log(tmp_path_factory.mktemp("kill") / "log", 450)
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,7 @@ from typing import Any
 import pytest
 
 from stream_app.cli import VERBS, main
-from stream_app.join import join_log
-from stream_app.log_config import write_joined, write_log_config
-from stream_app.simulate.options import SimulateOptions
-from stream_app.simulate.run import run_simulate
-from stream_app.topics.embedded import EmbeddedLog
+from tests.logs import made_up_log
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("--model", "popularity", "--model", "trend")
@@ -26,25 +22,13 @@ MODELS = ("--model", "popularity", "--model", "trend")
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log of 300 made-up requests that was not joined."""
-    path = tmp_path_factory.mktemp("raw") / "log"
-    options = SimulateOptions(requests=300, rate=0.05, users=40, items=60, queries=20, categories=5, partitions=2)
-    with EmbeddedLog(path) as log:
-        report = run_simulate(options, log, path)
-    write_log_config(path, report.join)
-    return path
+    return made_up_log(tmp_path_factory.mktemp("raw") / "log", 300, rate=0.05, items=60, join=False)
 
 
 @pytest.fixture(scope="module")
 def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, joined."""
-    path = tmp_path_factory.mktemp("joined") / "log"
-    options = SimulateOptions(requests=300, rate=0.05, users=40, items=60, queries=20, categories=5, partitions=2)
-    with EmbeddedLog(path) as log:
-        report = run_simulate(options, log, path)
-        join_log(log, path / "joiner", report.join)
-    write_log_config(path, report.join)
-    write_joined(path, report.join)
-    return path
+    return made_up_log(tmp_path_factory.mktemp("joined") / "log", 300, rate=0.05, items=60)
 
 
 def freshet(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:

@@ -14,16 +14,12 @@ import pytest
 from learners.metrics import MetricOptions
 from stream_app.cli import main
 from stream_app.entrant import Entrant
-from stream_app.join import join_log
 from stream_app.live_reader import Lag
 from stream_app.live_view import line_of, table_of
-from stream_app.log_config import write_joined, write_log_config
 from stream_app.oracle import Oracle
-from stream_app.simulate.options import SimulateOptions
-from stream_app.simulate.run import run_simulate
-from stream_app.topics.embedded import EmbeddedLog
 from stream_app.train_metrics import TrainMetrics, TrainMetricsError
 from stream_app.train_status import CheckpointStatus, Status
+from tests.logs import made_up_log
 
 OPTIONS = ("--model", "trend", "--threads", "1", "--set", "replay.batch_requests=20")
 
@@ -31,14 +27,7 @@ OPTIONS = ("--model", "trend", "--threads", "1", "--set", "replay.batch_requests
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A joined log of 300 made-up requests."""
-    path = tmp_path_factory.mktemp("train") / "log"
-    options = SimulateOptions(requests=300, rate=0.15, users=40, items=80, queries=20, categories=5, partitions=2)
-    with EmbeddedLog(path) as log:
-        report = run_simulate(options, log, path)
-        join_log(log, path / "joiner", report.join)
-    write_log_config(path, report.join)
-    write_joined(path, report.join)
-    return path
+    return made_up_log(tmp_path_factory.mktemp("train") / "log", 300)
 
 
 def freshet(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> tuple[Any, str]:
