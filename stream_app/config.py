@@ -227,11 +227,17 @@ def to_toml(config: msgspec.Struct) -> str:
 
 def _convert(source: str, values: Mapping[str, Any]) -> RunConfig:
     try:
-        return msgspec.convert(_with_times(values), type=RunConfig)
+        config = msgspec.convert(_with_times(values), type=RunConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {_explain(str(error), values)}") from error
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
+    joined, read = config.join.vector_dim, config.vectors.dim
+    if joined and read and joined != read:
+        raise ConfigError(
+            f"{source}: join.vector_dim = {joined} and vectors.dim = {read}: both are the length of items' vectors"
+        )
+    return config
 
 
 def _with_times(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class ItemVectors:
         topic: of items.
         store: that is filled.
         max_clock_skew_ms: records whose ``ts`` is further from their broker time are passed over, as by the joiner.
+        joiner_knows: whether the joiner makes dead letters of records with vectors of another length.
         live: whether the topic goes on.
         profile: where the time goes.
     """
@@ -104,10 +105,12 @@ class ItemVectors:
         store: VectorStore,
         *,
         max_clock_skew_ms: int,
+        joiner_knows: bool = False,
         live: bool = False,
         profile: Profile | None = None,
     ) -> None:
         self.store = store
+        self._joiner_knows = joiner_knows
         self.refused = 0
         """Vectors of another length than the store's."""
         self._topic, self._live, self._profile = topic, live, profile or Profile()
@@ -195,6 +198,8 @@ class ItemVectors:
         if raw.vector is None or not raw.item_id:
             return raw.ts, 0, self._none
         if len(raw.vector) != self.store.dim:
+            if self._joiner_knows:
+                return NEVER, 0, self._none
             if not self._taken:
                 raise VectorError(
                     f"item {raw.item_id!r} has a vector of {len(raw.vector)} numbers, vectors.dim = {self.store.dim}: set "
@@ -276,5 +281,5 @@ def item_vectors(
             f"vectors.dim = {dim}, and the log has no topic {ITEMS!r} that vectors could come from: leave vectors.dim out"
         )
     store = VectorStore(None if folder is None else folder / VECTORS, dim, capacity)
-    skew = config.join.max_clock_skew_ms
-    return ItemVectors(log.topic(ITEMS), store, max_clock_skew_ms=skew, live=live, profile=profile)
+    skew, knows = config.join.max_clock_skew_ms, config.join.vector_dim > 0
+    return ItemVectors(log.topic(ITEMS), store, max_clock_skew_ms=skew, joiner_knows=knows, live=live, profile=profile)

@@ -22,8 +22,8 @@ from stream_app.joiner.store import Header, State, StateError
 CACHE_ENTRIES: Final = 200_000
 """Users, pending requests and so on that stay decoded in memory between commits, each."""
 _HEADER: Final = b"h"
-_FORMAT: Final = 2
-"""Of the stored records; 1 was MessagePack."""
+_FORMAT: Final = 3
+"""Of the stored records; 1 was MessagePack, 2 knew no domain and value of a waiting action."""
 _WAY_OUT: Final = "delete it and join the log again"
 _KEY: Final = struct.Struct(">cq").pack
 _KEY_BYTES: Final = 9

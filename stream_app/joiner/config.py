@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -15,12 +17,20 @@ class ItemSequence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     kinds: tuple[str, ...] = ("click",)
     """Kinds of action that feed it."""
+    domains: tuple[str, ...] = ()
+    """Domains whose actions feed it; empty: all. The domain of an action is its own, else its item's (the newest metadata with
+    ``ts <=`` the action's), else that of the candidate it acted on, else that of its page."""
+    min_value: dict[str, float] = {}
+    """Kinds that feed it only with a ``value`` of so much or more, and not without a value."""
     length: int = 50
     """Newest entries that a sample carries."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
             raise ValueError(f"length = {self.length}: a sequence carries at least 1 entry; leave the sequence out instead")
+        if not all(self.domains):
+            raise ValueError(f"domains = {list(self.domains)}: an empty name is no domain; leave domains out to take all")
+        _check_least("min_value", self.min_value, "kinds", self.kinds)
 
 
 class JoinConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -28,6 +38,9 @@ class JoinConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     label_kinds: tuple[str, ...] = ("click",)
     """Kinds of action that make a candidate positive."""
+    label_min_value: dict[str, float] = {}
+    """Of these, kinds that do so only with a ``value`` of so much or more, and not without one: ``{ watch = 0.5 }`` for what
+    was watched at least half. Histories have thresholds of their own, ``min_value``."""
     policy: Literal["wait", "correct"] = "wait"
     """wait: a request leaves when its label window has passed. correct: it leaves at once as negative, and an action inside
     ``correction_window_ms`` adds a weighted positive row of its own (fake-negative weighting)."""
@@ -55,6 +68,9 @@ class JoinConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Features of the page: name -> float, or id for anything to be looked up."""
     candidate_features: dict[str, FeatureKind] = {}
     """Features of the shown item, likewise."""
+    vector_dim: int = 0
+    """Numbers of every item's vector, as ``vectors.dim`` says: a record with another number is a dead letter. 0 leaves its
+    vector to the learners, which pass it over, and the rest of it counts. Samples carry no vectors either way."""
     truth: bool = False
     """Whether candidates carry the label's probability (generators only)."""
     block_requests: int = 256
@@ -68,12 +84,25 @@ class JoinConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             "max_clock_skew_ms",
             "query_length",
             "max_foreign",
+            "vector_dim",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
+        _check_least("label_min_value", self.label_min_value, "label_kinds", self.label_kinds)
         if self.max_pending_per_user < 1:
             raise ValueError(f"max_pending_per_user = {self.max_pending_per_user} must be at least 1")
         if not 1 <= self.block_requests <= MAX_BLOCK_REQUESTS:
             raise ValueError(f"block_requests = {self.block_requests} must be in 1 to {MAX_BLOCK_REQUESTS}")
         if "query" in self.item_sequences:
             raise ValueError("item_sequences.query: the name is that of the sequence of queries; choose another")
+
+
+def _check_least(name: str, least: Mapping[str, float], kinds_name: str, kinds: Sequence[str]) -> None:
+    for kind, value in least.items():
+        if kind not in kinds:
+            raise ValueError(
+                f"{name}.{kind} is a threshold for a kind that {kinds_name} = {list(kinds)} does not name: add it there, or "
+                "take the threshold out"
+            )
+        if not math.isfinite(value):
+            raise ValueError(f"{name}.{kind} = {value} must be a finite number")

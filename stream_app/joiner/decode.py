@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -13,6 +13,7 @@ import xxhash
 from stream_app.events import ACTIONS, IMPRESSIONS, ITEMS, USERS, Action, IdHashes, Impression, Item, User, partition_of
 from stream_app.topics import Record
 
+from .action_values import NO_VALUE, OUT_OF_REACH, value_word
 from .config import JoinConfig
 from .core.layout import (
     ACT_EVENT,
@@ -42,9 +43,12 @@ class Kind(NamedTuple):
     """What actions of one kind do."""
 
     name: str
-    labels: bool
-    sequences: tuple[int, ...]
-    """Indexes of the item sequences that it feeds."""
+    labels: int
+    """Least value with which it labels, as :func:`~.action_values.value_word` has it."""
+    feeds: tuple[int, ...]
+    """Per item sequence: least value with which it feeds it."""
+    by_domain: bool
+    """Whether a sequence that it feeds takes some domains only."""
 
 
 class _UnusableError(ValueError):
@@ -81,15 +85,26 @@ class _OptionalIds(dict[str | None, int]):
 
 def joiner_kinds(config: JoinConfig) -> dict[str, Kind]:
     """Return the kinds of action that a config uses, in a fixed order."""
-    names = sorted({*config.label_kinds, *(kind for sequence in config.item_sequences.values() for kind in sequence.kinds)})
+    sequences = config.item_sequences.values()
+    names = sorted({*config.label_kinds, *(kind for sequence in sequences for kind in sequence.kinds)})
     return {
         name: Kind(
             name,
-            name in config.label_kinds,
-            tuple(i for i, sequence in enumerate(config.item_sequences.values()) if name in sequence.kinds),
+            _least(name, config.label_kinds, config.label_min_value),
+            tuple(_least(name, sequence.kinds, sequence.min_value) for sequence in sequences),
+            any(name in sequence.kinds and sequence.domains for sequence in sequences),
         )
         for name in names
     }
+
+
+def _least(kind: str, kinds: Sequence[str], least: Mapping[str, float]) -> int:
+    return value_word(least.get(kind)) if kind in kinds else OUT_OF_REACH
+
+
+def reads_values(config: JoinConfig) -> bool:
+    """Whether the values of actions matter."""
+    return bool(config.label_min_value) or any(sequence.min_value for sequence in config.item_sequences.values())
 
 
 class Decoder:
@@ -113,7 +128,8 @@ class Decoder:
         self._categories = _OptionalIds("category")
         self._domains = _OptionalIds("domain")
         kinds = joiner_kinds(config)
-        self._reader = Reader(list(kinds), self._due_after)
+        self._reads_values = reads_values(config)
+        self._reader = Reader(list(kinds), self._due_after, self._reads_values)
         featured = bool(config.request_features or config.candidate_features or config.truth)
         self._reads_by_kernel = {ACTIONS: True, IMPRESSIONS: not featured}
         self._kinds = {name: index for index, name in enumerate(kinds)}
@@ -232,11 +248,12 @@ class Decoder:
         if kind is None:
             return IGNORED, []
         request = _request_hash(raw.request_id) if raw.request_id else 0
-        query, category = self._queries[raw.query], self._categories[raw.category]
-        return ACT_EVENT, [user, item, raw.ts, raw.ts, kind, request, query, category, 0]
+        query, category, domain = self._queries[raw.query], self._categories[raw.category], self._domains[raw.domain]
+        value = value_word(raw.value) if self._reads_values else NO_VALUE
+        return ACT_EVENT, [user, item, raw.ts, raw.ts, kind, request, query, category, domain, value, 0]
 
     def _item(self, raw: Item) -> tuple[int, list[int]]:
-        _check_vector(raw.vector)
+        _check_vector(raw.vector, self._config.vector_dim)
         category, domain, features = self._categories[raw.category], self._domains[raw.domain], raw.features
         return ITEM_EVENT, [self._items[raw.item_id], raw.ts, category, domain, *self._candidate_features.row(features)]
 
@@ -260,12 +277,14 @@ def _position(position: int | None) -> int:
     return position
 
 
-def _check_vector(vector: list[float] | None) -> None:
+def _check_vector(vector: list[float] | None, dim: int) -> None:
     """Refuse what learners could not read; no sample carries a vector. JSON knows neither NaN nor infinity."""
     if vector is None:
         return
     if not vector:
         raise _UnusableError("vector", "an empty vector: leave the field out where there is none")
+    if dim and len(vector) != dim:
+        raise _UnusableError("vector", f"a vector of {len(vector)} numbers, and join.vector_dim = {dim}")
     if max(map(abs, vector)) > FLOAT32_MAX:
         raise _UnusableError("vector", f"a vector with a number beyond float32 (largest: {FLOAT32_MAX:.4g})")
 

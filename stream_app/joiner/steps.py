@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
+
+from stream_app.events import hash_id
 
 from .blocks import Rows
 from .config import JoinConfig
@@ -83,15 +86,15 @@ def config_words(config: JoinConfig) -> Ints:
     """Return a config as kernels read it (:mod:`.core.layout`)."""
     corrects = config.policy == "correct"
     lengths = [sequence.length for sequence in config.item_sequences.values()]
-    kinds = [
-        word
-        for kind in joiner_kinds(config).values()
-        for word in (kind.labels, *(at in kind.sequences for at in range(len(lengths))))
-    ]
+    kinds = [word for kind in joiner_kinds(config).values() for word in (kind.labels, kind.by_domain, *kind.feeds)]
+    domains = [[hash_id("domain", name) for name in sequence.domains] for sequence in config.item_sequences.values()]
     page_features = [is_float(kind) for kind in config.request_features.values()]
     features = [is_float(kind) for kind in config.candidate_features.values()]
     kinds_at = LENGTHS + len(lengths)
-    page_features_at = kinds_at + len(kinds)
+    domains_at = kinds_at + len(kinds)
+    names_at = domains_at + len(domains) + 1
+    ends = [*itertools.accumulate(map(len, domains), initial=names_at)]
+    page_features_at = ends[-1]
     words = [
         config.lateness_ms,
         config.correction_window_ms if corrects else config.label_window_ms,
@@ -104,10 +107,13 @@ def config_words(config: JoinConfig) -> Ints:
         len(features),
         config.truth,
         kinds_at,
+        domains_at,
         page_features_at,
         page_features_at + len(page_features),
         *lengths,
         *kinds,
+        *ends,
+        *itertools.chain.from_iterable(domains),
         *page_features,
         *features,
     ]

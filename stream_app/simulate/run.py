@@ -60,7 +60,7 @@ class Simulation:
         return ()
 
     def join_config(self) -> JoinConfig:
-        """Return a config with the window that clicks come in, the truth, and a sequence per domain."""
+        """Return a config with the window that clicks come in, the truth, vectors' length, and a sequence per domain."""
         options = self.options
         sequences = (
             {"click": ItemSequence()} if options.domains == 1 else {n: ItemSequence(kinds=(_KINDS[n],)) for n in DOMAINS}
@@ -72,6 +72,7 @@ class Simulation:
             label_kinds=tuple(kind for sequence in sequences.values() for kind in sequence.kinds),
             item_sequences=sequences,
             query_length=50 if options.query_share else 0,
+            vector_dim=options.vector_dim,
             truth=True,
         )
 

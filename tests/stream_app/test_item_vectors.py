@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learners.vectors import VectorError, VectorStore
-from stream_app.config import ConfigError, RunConfig
+from stream_app.config import ConfigError, Layer, RunConfig, resolve
 from stream_app.events import ITEMS, Item, hash_id
 from stream_app.item_vectors import ItemVectors, item_vectors
+from stream_app.joiner.config import JoinConfig
 from stream_app.topics import Message, TopicError
 from stream_app.topics.memory import MemoryLog
 from stream_app.vectors_config import VectorsConfig
@@ -180,6 +181,20 @@ def test_the_first_vector_must_have_the_config_s_length_and_later_ones_are_count
     items.advance(NOW + 1)
     assert items.refused == 1
     assert held(items, ["a"]) == {"a": [1, 2]}
+
+
+def test_another_length_is_as_if_it_were_not_there_where_the_joiner_makes_a_dead_letter_of_it() -> None:
+    log = log_of([[message("a", 100, (1, 2, 3)), message("b", 1, (3, 4))]])
+    items = item_vectors(log, RunConfig(vectors=VectorsConfig(dim=2), join=JoinConfig(vector_dim=2)))
+    assert items is not None
+    items.advance(NOW + 1)
+    assert held(items, ["a", "b"]) == {"b": [3, 4]}
+    assert items.refused == 0
+
+
+def test_two_lengths_in_a_config_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"the config: join.vector_dim = 3 and vectors.dim = 2"):
+        resolve([Layer("log.toml", {"join": {"vector_dim": 3}}), Layer("mine.toml", {"vectors": {"dim": 2}})])
 
 
 def test_a_log_without_items_is_refused() -> None:

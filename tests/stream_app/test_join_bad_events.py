@@ -213,9 +213,22 @@ def test_a_vector_that_nobody_can_read_is_one_dead_letter(vector: str, code: str
     assert reason in letter["reason"]
 
 
+def test_a_vector_of_another_length_is_a_dead_letter_where_the_joiner_knows_it(tmp_path: Path) -> None:
+    values = [f'{{"item_id": "a", "ts": {NOW}, "vector": {each}}}'.encode() for each in ("[1]", "[1, 2]", "[1, 2, 3]", "null")]
+    reasons = {}
+    for dim in (0, 2):
+        log = MemoryLog()
+        log.create("impressions", 1)
+        log.create("items", 1).append(0, [Message(NOW, b"a", value) for value in values])
+        join_log(log, tmp_path / str(dim), JoinConfig(vector_dim=dim))
+        reasons[dim] = [letter["reason"] for letter in letters_of(log)]
+    assert reasons == {0: [], 2: [f"a vector of {n} numbers, and join.vector_dim = 2" for n in (1, 3)]}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"vector_dim": -1}, "vector_dim = -1 must not be negative"),
         ({"lateness_ms": -1}, "lateness_ms = -1 must not be negative"),
         ({"max_pending_per_user": 0}, "max_pending_per_user = 0 must be at least 1"),
         ({"block_requests": 0}, "block_requests = 0 must be in 1 to"),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,13 +146,16 @@ class Oracle:
         else:
             fits = [r for r in mine if r["ts"] <= time <= self.end(r) and action["item_id"] in shown(r)]
             found = max(fits, key=lambda r: (r["ts"], r["offset"]), default=None)
-        fed = [name for name, sequence in self.config.item_sequences.items() if action["kind"] in sequence.kinds]
-        sequences = [self.entries.setdefault((action["user_id"], name), []) for name in fed]
         item = action["item_id"]
+        on_page = found is not None and item in shown(found)
+        domain = action.get("domain") or self.version("item", item, time).get("domain")
+        if not domain and found and on_page:
+            domain = found["items"][shown(found).index(item)].get("domain") or found.get("domain")
+        fed = [name for name, sequence in self.config.item_sequences.items() if feeds(sequence, action, domain)]
+        sequences = [self.entries.setdefault((action["user_id"], name), []) for name in fed]
         if action["late"] and sequences and all(any(e[0] == item and e[2] == time for e in s) for s in sequences):
             return
-        labels = action["kind"] in self.config.label_kinds
-        on_page = found is not None and item in shown(found)
+        labels = action["kind"] in self.config.label_kinds and reaches(self.config.label_min_value, action)
         if found and on_page and labels and not action["late"] and time <= self.end(found) and item not in found["acted"]:
             found["acted"].add(item)
             if self.corrects:
@@ -227,6 +231,16 @@ class Oracle:
         self.rows.append(((due, topic, offset), row))
 
 
+def reaches(least: dict[str, float], action: dict[str, Any]) -> bool:
+    kind, value = action["kind"], action.get("value")
+    return kind not in least or (value is not None and value >= least[kind])
+
+
+def feeds(sequence: ItemSequence, action: dict[str, Any], domain: str | None) -> bool:
+    fits = not sequence.domains or domain in sequence.domains
+    return fits and action["kind"] in sequence.kinds and reaches(sequence.min_value, action)
+
+
 def shown(request: dict[str, Any]) -> list[str]:
     return [item["item_id"] for item in request["items"]]
 
@@ -273,6 +287,7 @@ NAMES = st.sampled_from(["x", "y", "z"])
 REQUESTS = st.sampled_from(["1", "2", "3", "4"])
 QUERIES = st.sampled_from(["q", "r"])
 PRICE = st.fixed_dictionaries({}, optional={"price": st.sampled_from([1.5, 2.0]), "brand": NAMES})
+VALUES = st.sampled_from([None, -1.5, 0, 0.4999999999999999, 0.5, 0.6, 12])
 AGE = st.fixed_dictionaries({}, optional={"age": st.sampled_from([1.0, 30.0])})
 TS = st.integers(0, 40)
 SHOWN = st.fixed_dictionaries(
@@ -285,7 +300,7 @@ EVENTS = {
     ),
     "actions": st.fixed_dictionaries(
         {"user_id": USERS, "item_id": ITEMS, "ts": TS, "kind": st.sampled_from(["click", "click", "buy", "scroll"])},
-        optional={"request_id": REQUESTS, "query": QUERIES, "category": NAMES},
+        optional={"request_id": REQUESTS, "query": QUERIES, "category": NAMES, "domain": NAMES, "value": VALUES},
     ),
     "items": st.fixed_dictionaries(
         {"item_id": ITEMS, "ts": TS, "features": PRICE}, optional={"category": NAMES, "domain": NAMES}
@@ -312,15 +327,27 @@ def event_logs(draw: st.DrawFn) -> tuple[Events, list[Mark]]:
     return events, marks
 
 
+CLICKS = ItemSequence(length=3)
+SEQUENCES = [
+    {"click": CLICKS, "any": ItemSequence(kinds=("buy", "click"), length=2)},
+    # One kind in two domains, and one domain of two kinds.
+    {
+        "click": ItemSequence(domains=("x",), length=3),
+        "any": ItemSequence(kinds=("buy", "click"), domains=("y", "z"), length=2),
+    },
+    {"click": CLICKS, "any": ItemSequence(kinds=("buy", "click"), min_value={"buy": 0.5, "click": -1.5}, length=2)},
+    {"click": ItemSequence(domains=("x", "y"), min_value={"click": 0.5}), "any": ItemSequence(kinds=("buy",), length=2)},
+]
 CONFIGS = st.builds(
     JoinConfig,
     label_kinds=st.sampled_from([("click",), ("buy", "click")]),
+    label_min_value=st.sampled_from([{}, {}, {"click": 0.5}, {"click": -1.5}]),
     policy=st.sampled_from(["wait", "wait", "correct"]),
     label_window_ms=st.sampled_from([0, 5, 15]),
     correction_window_ms=st.sampled_from([0, 5, 15]),
     correction_weight=st.just(0.5),
     lateness_ms=st.sampled_from([0, 3, 10]),
-    item_sequences=st.just({"click": ItemSequence(length=3), "any": ItemSequence(kinds=("buy", "click"), length=2)}),
+    item_sequences=st.sampled_from(SEQUENCES),
     query_length=st.just(2),
     max_pending_per_user=st.sampled_from([1, 2, 100]),
     request_features=st.just({"age": "float"}),
@@ -363,7 +390,7 @@ def test_trimmed_histories_are_those_of_the_oracle() -> None:
     config = JoinConfig(
         label_window_ms=100,
         lateness_ms=10,
-        item_sequences={"click": ItemSequence(length=3)},
+        item_sequences={"click": CLICKS},
         query_length=4,
         max_pending_per_user=2,
         request_features={"age": "float"},
@@ -374,3 +401,49 @@ def test_trimmed_histories_are_those_of_the_oracle() -> None:
     rows = rows_of(list(stream_samples(log, config, 0, read_records=100)))
     assert comparable(rows) == comparable([row for _, row in Oracle(config, events, []).rows])
     assert len(rows) > 50
+
+
+def diverse_log(seed: int, n: int) -> Events:
+    """Two users who act in three domains that now the action, now metadata, now the page tells, with values now and then."""
+    draw = random.Random(seed)
+    events: Events = {"impressions": [], "actions": [], "items": []}
+
+    def some(**choices: Any) -> dict[str, Any]:
+        return {name: draw.choice(values) for name, values in choices.items() if draw.random() < 0.4}
+
+    for ts in range(n):
+        what, user, item = draw.random(), draw.choice("uv"), draw.choice("abcd")
+        if what < 0.2:
+            shown = [{"item_id": each, **some(domain="xyz", category="xyz")} for each in draw.sample("abcd", 2)]
+            page = {"request_id": str(ts), "user_id": user, "ts": ts, "items": shown, **some(query="pqrs", domain="xyz")}
+            events["impressions"].append(page)
+        elif what < 0.9:
+            late = draw.choice([0, 0, 0, 30])
+            action = {"user_id": user, "item_id": item, "ts": max(0, ts - late), "kind": draw.choice(["click", "buy"])}
+            named = {"request_id": events["impressions"][-1]["request_id"]} if events["impressions"] and ts % 3 == 0 else {}
+            events["actions"].append(action | named | some(domain="xyz", value=[None, -2, 0.49, 0.5, 1], category="xyz"))
+        else:
+            events["items"].append({"item_id": item, "ts": ts, **some(domain="xyz", category="xyz")})
+    return events
+
+
+@pytest.mark.parametrize("policy", ["wait", "correct"])
+@pytest.mark.parametrize("sequences", SEQUENCES)
+def test_rules_in_a_busy_log_are_those_of_the_oracle(sequences: dict[str, ItemSequence], policy: Any) -> None:
+    config = JoinConfig(
+        label_kinds=("buy", "click"),
+        label_min_value={"click": 0.5},
+        policy=policy,
+        label_window_ms=20,
+        correction_window_ms=20,
+        lateness_ms=10,
+        item_sequences=sequences,
+        query_length=4,
+        request_features={"age": "float"},
+        candidate_features={"price": "float", "brand": "id"},
+    )
+    for seed in range(3):
+        events = diverse_log(seed, n=300)
+        rows = rows_of(list(stream_samples(fill(MemoryLog(), events, []), config, 0, read_records=100)))
+        assert comparable(rows) == comparable([row for _, row in Oracle(config, events, []).rows])
+        assert sum(len(row["click.item"]) > 0 for row in rows) > 15

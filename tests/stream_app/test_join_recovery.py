@@ -27,7 +27,12 @@ CONFIG = JoinConfig(
     label_window_ms=2_000,
     correction_window_ms=2_000,
     lateness_ms=100,
-    item_sequences={"click": ItemSequence(kinds=("click", "buy"), length=4)},
+    label_min_value={"click": 0.2},
+    item_sequences={
+        "click": ItemSequence(kinds=("click", "buy"), length=4),
+        "video": ItemSequence(domains=("video",), length=4),
+        "shop": ItemSequence(kinds=("click", "buy"), domains=("shop",), min_value={"buy": 0.5}, length=4),
+    },
     query_length=3,
     block_requests=7,
     max_pending_per_user=5,
@@ -100,9 +105,11 @@ def events(seed: int, n: int) -> list[tuple[str, int, Message]]:
         elif what < 0.9:
             request = f"r{i - draw.randrange(1, 20)}" if draw.random() < 0.7 else None
             late = 5_000 if draw.random() < 0.05 else 0
-            add("actions", Action(user, item, ts - late, draw.choice(["click", "buy", "scroll"]), request), user)
+            kind, value = draw.choice(["click", "buy", "scroll"]), draw.choice([None, 0.1, 0.2, draw.random()])
+            domain = draw.choice([None, None, "video", "shop"])
+            add("actions", Action(user, item, ts - late, kind, request, value=value, domain=domain), user)
         elif what < 0.97:
-            add("items", Item(item, ts, category=f"c{draw.randrange(3)}"), item)
+            add("items", Item(item, ts, f"c{draw.randrange(3)}", draw.choice(["video", "shop", None])), item)
         else:
             add("users", User(user, ts), user)
     return made
@@ -235,6 +242,7 @@ def test_nothing_is_lost_and_a_second_join_does_nothing(tmp_path: Path) -> None:
     assert counters["early_requests"] > 0
     assert counters["orphan_actions"] > 0
     assert counters["ignored_actions"] > 0
+    assert min(counters[f"{name}_actions"] for name in ("low_value", "no_value", "no_domain")) > 0
     assert report.dead_letters["json"] > 0
     assert report.events == len(made) + sum(topic == "items" for topic, _, _ in made)  # Both partitions read all items.
     ends = {name: [log.topic(name).end(p) for p in (0, 1)] for name in (SAMPLES, DEAD_LETTERS, MARKS)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,17 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_app.events import ACTIONS, IMPRESSIONS, Action, Impression, ImpressionItem
+from stream_app.joiner.action_values import NO_VALUE, OUT_OF_REACH, value_word
 from stream_app.joiner.config import JoinConfig
-from stream_app.joiner.core.layout import ACT_EVENT, IGNORED, PAGE, SIZE_OF_EVENT, UNUSABLE
-from stream_app.joiner.decode import Decoder, joiner_kinds
+from stream_app.joiner.core.layout import ACT_EVENT, ACTION_VALUE, EVENT_HEAD, IGNORED, PAGE, SIZE_OF_EVENT, UNUSABLE
+from stream_app.joiner.decode import Decoder, joiner_kinds, reads_values
+from stream_app.joiner.scan.compiled import sources_hash
 from stream_app.joiner.scan.reader import Reader
 from stream_app.joiner.scan.xxh3 import MAX_BYTES, xxh3_64
 from stream_app.topics import Record
 
 NOW = 1_700_000_000_000
-CONFIG = JoinConfig()
+CONFIG = JoinConfig(label_min_value={"click": 0.5})
 DECODER = Decoder(CONFIG, 0, 1)
-READER = Reader(list(joiner_kinds(CONFIG)), CONFIG.label_window_ms)
+READER = Reader(list(joiner_kinds(CONFIG)), CONFIG.label_window_ms, reads_values(CONFIG))
 
 
 @given(data=st.binary(min_size=1, max_size=MAX_BYTES))
@@ -36,6 +39,16 @@ def test_the_hash_is_xxh3(data: bytes) -> None:
 def test_the_hash_is_xxh3_at_the_edges_of_its_cases(n: int) -> None:
     data = bytes(range(100, 100 + n))
     assert int(xxh3_64(np.frombuffer(data, np.uint8), n)) == xxhash.xxh3_64_intdigest(data)
+
+
+def test_compiled_code_is_old_when_any_source_is_another(tmp_path: Path) -> None:
+    (tmp_path / "core").mkdir()
+    (tmp_path / "run.py").write_text("a = 1")
+    found = {sources_hash(tmp_path)}
+    for name, text in (("core/layout.py", "b = 1"), ("core/layout.py", "b = 2"), ("core/row.py", "b = 2")):
+        (tmp_path / name).write_text(text)
+        found.add(sources_hash(tmp_path))
+    assert len(found) == 4
 
 
 def words_of(words: Any, start: int) -> list[int]:
@@ -131,6 +144,48 @@ def test_ordinary_events_are_read_by_kernel() -> None:
     clicks = [Action("u", "a", NOW, kind, "r", "query", "x", 1.5) for kind in ("click", "scroll")]
     read = by_kernel(ACTIONS, [msgspec.json.encode(click) for click in clicks])
     assert [one[0] for one in read] == [ACT_EVENT, IGNORED]
+
+
+NUMBERS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6).map(repr),
+    st.decimals(allow_nan=False, min_value=-(10**14), max_value=10**14, places=4).map(str),
+    st.from_regex(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,18})?", fullmatch=True),
+    st.integers(0, 10**15 - 1).flatmap(lambda n: st.integers(0, 999).map(lambda rest: f"{n}.{rest:03}")),
+    st.integers(1, 60).map(lambda n: f"{2.0**-n:.18f}"),
+)
+
+
+def value_of(number: str) -> int | None:
+    """The word that the kernel makes of an action's value; None where it leaves the action to msgspec."""
+    read = by_kernel(ACTIONS, [f'{{"user_id": "u", "item_id": "a", "ts": 1, "kind": "click", "value": {number}}}'.encode()])[0]
+    return None if read is None else int(read[EVENT_HEAD + ACTION_VALUE])
+
+
+@given(number=NUMBERS)
+@settings(max_examples=400)
+def test_a_value_is_the_nearest_float(number: str) -> None:
+    assert value_of(number) in (None, value_word(float(number)))
+
+
+@pytest.mark.parametrize(
+    "number", ["0", "-0", "-0.0", "1", "0.5", "0.1", "-0.1", "0.4583333333333333", "0.000123456789012345", "1e3"]
+)
+def test_ordinary_values_are_read_by_kernel(number: str) -> None:
+    assert value_of(number) == (None if "e" in number else value_word(float(number)))
+
+
+@given(first=st.floats(allow_nan=False), second=st.floats(allow_nan=False))
+def test_words_of_values_have_their_order(first: float, second: float) -> None:
+    assert (value_word(first) < value_word(second)) == (first < second)
+    assert NO_VALUE < value_word(first) < OUT_OF_REACH
+
+
+def test_a_value_that_nobody_asks_for_is_as_if_it_were_missing() -> None:
+    config = JoinConfig()
+    click = msgspec.json.encode(Action("u", "a", NOW, "click", value=0.7))
+    words, starts, _ = Reader(list(joiner_kinds(config)), 0, reads_values(config)).actions([click], np.arange(1))
+    assert words_of(words, starts[0])[EVENT_HEAD + ACTION_VALUE] == NO_VALUE
+    assert Decoder(config, 0, 1).decode_alone(ACTIONS, Record(0, NOW, b"", click))[0] == words_of(words, starts[0])
 
 
 def test_what_a_kernel_leaves_is_read_alone() -> None:

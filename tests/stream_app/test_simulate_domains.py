@@ -147,4 +147,4 @@ def test_two_domains_join_to_a_sequence_each(tmp_path: Path) -> None:
     assert not videos & products
     write_log_config(tmp_path, report.join, vector_dim=report.vector_dim)
     config = resolve(log_layers(tmp_path))
-    assert (config.vectors.dim, config.join) == (8, report.join)
+    assert (config.vectors.dim, config.join.vector_dim, config.join) == (8, 8, report.join)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stream_app.joiner.action_values import NO_VALUE, OUT_OF_REACH
 from stream_app.joiner.scan.compiled import inner
 
 from .arena import drop, find, growth, look, new_record, room, touch, vector_at
@@ -10,6 +11,7 @@ from .layout import (
     ACTED,
     ACTION,
     ACTION_CATEGORY,
+    ACTION_DOMAIN,
     ACTION_ITEM,
     ACTION_KIND,
     ACTION_LATE,
@@ -17,14 +19,19 @@ from .layout import (
     ACTION_REQUEST,
     ACTION_TS,
     ACTION_USER,
+    ACTION_VALUE,
     ACTION_WORDS,
     CORRECTS,
+    DOMAINS_AT,
     ENTRY,
     EVENT_HEAD,
     HAS_ITEMS,
     HEAD,
     ITEM,
     KEY,
+    KIND_BY_DOMAIN,
+    KIND_FEEDS,
+    KIND_LABELS,
     KINDS_AT,
     LENGTHS,
     N_ACTIONS,
@@ -32,10 +39,14 @@ from .layout import (
     N_DUPLICATE_ACTIONS,
     N_FEATURES,
     N_LABELS,
+    N_LOW_VALUE,
+    N_NO_DOMAIN,
+    N_NO_VALUE,
     N_ORPHANS,
     N_SEQUENCES,
     N_TRUNCATED,
     OFFSET_OF_EVENT,
+    PAGE_DOMAIN,
     PAGE_DUE,
     PAGE_N,
     PAGE_QUERY,
@@ -51,6 +62,7 @@ from .layout import (
     SEQUENCES,
     USER,
     VERSION_CATEGORY,
+    VERSION_DOMAIN,
     VERSION_FEATURES,
     WANT,
     WINDOW,
@@ -131,10 +143,23 @@ def receive(m: Memory, event: Ints, start: int, horizon: int) -> int:
 
 
 @inner
-def _in_histories(m: Memory, user: int, kind: int, item: int, ts: int) -> bool:
+def _feeds(m: Memory, kind: int, s: int, value: int, domain: int) -> bool:
+    """Whether an action of a kind, a value and a domain (0: unknown) feeds a sequence."""
+    config = m.config
+    if value < config[kind + KIND_FEEDS + s]:
+        return False
+    first, end = config[config[DOMAINS_AT] + s], config[config[DOMAINS_AT] + s + 1]
+    for at in range(first, end):
+        if config[at] == domain:
+            return True
+    return bool(first == end)
+
+
+@inner
+def _in_histories(m: Memory, user: int, kind: int, value: int, domain: int, item: int, ts: int) -> bool:
     fed = False
     for s in range(m.config[N_SEQUENCES]):
-        if m.config[kind + 1 + s]:
+        if _feeds(m, kind, s, value, domain):
             fed = True
             if not holds(m, vector_at(m, user, SEQUENCES + s), item, ts):
                 return False
@@ -171,8 +196,7 @@ def act(m: Memory, out: Columns, words: Ints, body: int, offset: int, waiting: i
         request = _latest_showing(m, user, item, ts)
     if request < 0:
         return WANT
-    kind = m.config[KINDS_AT] + words[body + ACTION_KIND] * (1 + m.config[N_SEQUENCES])
-    labels = m.config[kind]
+    kind = m.config[KINDS_AT] + words[body + ACTION_KIND] * (KIND_FEEDS + m.config[N_SEQUENCES])
     place = place_of(m, request, item, 0) if request else -1
     query = words[body + ACTION_QUERY]
     if not query and request:
@@ -186,33 +210,40 @@ def act(m: Memory, out: Columns, words: Ints, body: int, offset: int, waiting: i
         status = row_needs(m, out, request)
     if status:
         return status
-    late = words[body + ACTION_LATE]
+    late, value = words[body + ACTION_LATE], words[body + ACTION_VALUE]
+    domain = _domain_of(m, words, body, ts, request, place) if m.config[kind + KIND_BY_DOMAIN] else 0
     if waiting:
         pop(m)
         drop(m, waiting)
         if not late:
             unsign(m, words, body)
     touch(m, user)
-    if late and _in_histories(m, user, kind, item, ts):
+    if late and _in_histories(m, user, kind, value, domain, item, ts):
         m.regs[N_DUPLICATE_ACTIONS] += 1
         return 0
-    if labels and not late:
-        if place < 0 or ts > _window_end(m, request):
+    if not late and m.config[kind + KIND_LABELS] != OUT_OF_REACH:
+        if value < m.config[kind + KIND_LABELS]:
+            m.regs[N_NO_VALUE if value == NO_VALUE else N_LOW_VALUE] += 1
+        elif place < 0 or ts > _window_end(m, request):
             m.regs[N_ORPHANS] += 1
         else:
             _label(m, out, request, user, item, place, ts)
-    _remember(m, words, body, user, request, place, kind, query, ts)
+    m.regs[N_NO_DOMAIN] += m.config[kind + KIND_BY_DOMAIN] and not domain
+    _remember(m, words, body, user, request, place, kind, domain, query)
     return 0
 
 
 @inner
-def _remember(m: Memory, words: Ints, body: int, user: int, request: int, place: int, kind: int, query: int, ts: int) -> None:
+def _remember(
+    m: Memory, words: Ints, body: int, user: int, request: int, place: int, kind: int, domain: int, query: int
+) -> None:
     """Enter an action into the user's histories, its category under its query, and its own query."""
-    item, category = words[body + ACTION_ITEM], words[body + ACTION_CATEGORY]
+    item, ts, value = words[body + ACTION_ITEM], words[body + ACTION_TS], words[body + ACTION_VALUE]
+    category = words[body + ACTION_CATEGORY]
     if not category:
         category = _category_of(m, item, ts, request, place)
     for s in range(m.config[N_SEQUENCES]):
-        if m.config[kind + 1 + s]:
+        if _feeds(m, kind, s, value, domain):
             vector = vector_at(m, user, SEQUENCES + s)
             insert_entry(m, vector, item, category, ts)
             length = m.config[LENGTHS + s]
@@ -220,7 +251,7 @@ def _remember(m: Memory, words: Ints, body: int, user: int, request: int, place:
     if not query:
         return
     learned = find(m, QUERY, query)
-    if m.config[kind] and category and learn_category(m, learned + HEAD, category):
+    if value >= m.config[kind + KIND_LABELS] and category and learn_category(m, learned + HEAD, category):
         touch(m, learned)
     if words[body + ACTION_QUERY] and not words[body + ACTION_REQUEST]:
         remember_query(m, user, query, learned + HEAD, ts)
@@ -235,6 +266,20 @@ def _category_of(m: Memory, item: int, ts: int, request: int, place: int) -> int
         if version and words[version + VERSION_CATEGORY]:
             return int(words[version + VERSION_CATEGORY])
     return int(words[candidates_at(m, request) + words[request + HEAD + PAGE_N] + place]) if place >= 0 else 0
+
+
+@inner
+def _domain_of(m: Memory, words: Ints, body: int, ts: int, request: int, place: int) -> int:
+    """Return the domain of an action: its own, else its item's by metadata, else its candidate's, else its page's; or 0."""
+    domain = words[body + ACTION_DOMAIN]
+    if not domain and m.regs[HAS_ITEMS]:
+        version = version_at(m, find(m, ITEM, words[body + ACTION_ITEM]), VERSION_FEATURES + m.config[N_FEATURES], ts)
+        domain = m.words[version + VERSION_DOMAIN] if version else domain
+    if not domain and place >= 0:
+        page = request + HEAD
+        domain = m.words[candidates_at(m, request) + 2 * m.words[page + PAGE_N] + place]
+        domain = domain if domain else m.words[page + PAGE_DOMAIN]
+    return int(domain)
 
 
 @inner

@@ -74,9 +74,11 @@ COMPLETE, CLOSED, LEFT, SEEN = 1, 2, 4, 8
     ACTION_REQUEST,
     ACTION_QUERY,
     ACTION_CATEGORY,
+    ACTION_DOMAIN,
+    ACTION_VALUE,
     ACTION_LATE,
     ACTION_WORDS,
-) = range(10)
+) = range(12)
 UPDATE_KEY, UPDATE_VERSION = range(2)
 """Of an item's or a user's event: whose, and the version from there on."""
 VERSION_TS, VERSION_CATEGORY, VERSION_DOMAIN, VERSION_FEATURES = range(4)
@@ -129,6 +131,9 @@ COUNTERS: Final = (
     "actions",
     "late_actions",
     "orphan_actions",
+    "low_value_actions",
+    "no_value_actions",
+    "no_domain_actions",
     "duplicate_actions",
     "ignored_actions",
     "duplicate_impressions",
@@ -146,6 +151,9 @@ COUNTERS: Final = (
     N_ACTIONS,
     N_LATE,
     N_ORPHANS,
+    N_LOW_VALUE,
+    N_NO_VALUE,
+    N_NO_DOMAIN,
     N_DUPLICATE_ACTIONS,
     N_IGNORED,
     N_DUPLICATE_PAGES,
@@ -154,7 +162,7 @@ COUNTERS: Final = (
     N_ITEMS,
     N_USERS,
     N_REGISTERS,
-) = range(COUNTERS_AT, COUNTERS_AT + 15)
+) = range(COUNTERS_AT, COUNTERS_AT + 18)
 
 # What the joiner is told (a config as words).
 (
@@ -169,12 +177,17 @@ COUNTERS: Final = (
     N_FEATURES,
     HAS_TRUTH,
     KINDS_AT,
+    DOMAINS_AT,
     PAGE_FEATURES_AT,
     FEATURES_AT,
     LENGTHS,
-) = range(14)
-"""``LENGTHS`` + sequence: its length. At ``KINDS_AT``, per kind: whether it labels, and whether it feeds each sequence.
+) = range(15)
+"""``LENGTHS`` + sequence: its length. At ``KINDS_AT``, a row per kind. At ``DOMAINS_AT``, per sequence and once more: where the
+domains begin that may feed it; those of a sequence end where the next one's begin, and none are any.
 At ``PAGE_FEATURES_AT`` and ``FEATURES_AT``: whether each feature is a float."""
+KIND_LABELS, KIND_BY_DOMAIN, KIND_FEEDS = range(3)
+"""Of a kind's row: the least value (:mod:`stream_app.joiner.action_values`) with which it labels, whether a sequence that it
+feeds takes some domains only, and per sequence the least value with which it feeds it."""
 
 # Why a kernel comes back.
 DONE, WANT, GROW, BLOCK, WIDEN = range(5)

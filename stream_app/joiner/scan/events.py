@@ -10,6 +10,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from stream_app.joiner.action_values import NO_VALUE
+
 from .compiled import inner, kernel
 from .values import (
     FAIL,
@@ -25,6 +27,7 @@ from .values import (
     opened,
     scalar_end,
     string_end,
+    value_word_of,
     word_of,
     words,
 )
@@ -32,8 +35,9 @@ from .values import (
 Ints = npt.NDArray[np.int64]
 PAGE_COLUMNS: Final = ("user", "request", "ts", "query", "domain", "n", "first", "second", "third", "fourth")
 """Of a page: hashed ids, candidates, and up to four categories of the query."""
-ACTION_COLUMNS: Final = ("user", "item", "ts", "kind", "request", "query", "category")
-"""Of an action; ``kind`` is an index into the joiner's kinds, -1 for one that it does not use."""
+ACTION_COLUMNS: Final = ("user", "item", "ts", "kind", "request", "query", "category", "domain", "value")
+"""Of an action; ``kind`` is an index into the joiner's kinds, -1 for one that it does not use; ``value`` is a word of
+:mod:`stream_app.joiner.action_values`."""
 CANDIDATE_BYTES: Final = 15
 """At least so many bytes of JSON make a candidate."""
 _MAX_POSITION: Final = (1 << 31) - 1
@@ -54,15 +58,6 @@ def scratch_rows() -> Bytes:
 @inner
 def _id(data: Bytes, at: int, scratch: Bytes, namespace: int) -> tuple[int, int]:
     return id_of(data, at, scratch[namespace], _PREFIXES[namespace])
-
-
-@inner
-def _text_end(data: Bytes, at: int) -> int:
-    """Return the position after a string or null that is not used."""
-    if data[at] == ord("n"):
-        return null_end(data, at)
-    end = string_end(data, at)
-    return FAIL if end == FAIL else end + 1
 
 
 @inner
@@ -221,12 +216,13 @@ def _ends(data: Bytes, at: int, end: int) -> bool:
 
 
 @inner
-def _action(data: Bytes, at: int, scratch: Bytes, row: Ints, kinds: Bytes, kind_sizes: Ints) -> int:
+def _action(data: Bytes, at: int, scratch: Bytes, row: Ints, kinds: Bytes, kind_sizes: Ints, reads_values: bool) -> int:
     """Read an action into ``row``; return the position after it."""
     at = opened(data, at, _OPEN)
     if at == FAIL:
         return FAIL
     row[:] = 0
+    row[8] = NO_VALUE
     read, more = 0, True
     while more:
         end = string_end(data, at)
@@ -257,7 +253,9 @@ def _action(data: Bytes, at: int, scratch: Bytes, row: Ints, kinds: Bytes, kind_
         elif field == 6:
             at, row[6] = _id(data, at, scratch, _CATEGORY)
         elif field == 7:
-            at = _text_end(data, at)
+            at, row[7] = _id(data, at, scratch, _DOMAIN)
+        elif field == 8 and reads_values and data[at] != ord("n"):
+            at, row[8] = value_word_of(data, at)
         elif field == 8:
             at = number_or_null_end(data, at)
         else:
@@ -270,18 +268,26 @@ def _action(data: Bytes, at: int, scratch: Bytes, row: Ints, kinds: Bytes, kind_
 
 @kernel
 def scan_actions(
-    data: Bytes, ends: Ints, scratch: Bytes, rows: Ints, kinds: Bytes, kind_sizes: Ints, read: npt.NDArray[np.bool_]
+    data: Bytes,
+    ends: Ints,
+    scratch: Bytes,
+    rows: Ints,
+    kinds: Bytes,
+    kind_sizes: Ints,
+    reads_values: bool,
+    read: npt.NDArray[np.bool_],
 ) -> None:
     """Read records of ``actions``.
 
     Args:
         data, ends, scratch: as of :func:`scan_pages`.
-        rows: ``[N, 7]`` is filled: :data:`ACTION_COLUMNS`.
+        rows: ``[N, 9]`` is filled: :data:`ACTION_COLUMNS`.
         kinds, kind_sizes: the joiner's kinds, of :func:`~.values.words`.
+        reads_values: whether values are read; else all are as if they were missing.
         read: ``[N]`` is filled: false where a record is left to a slower reader.
     """
     start = 0
     for i in range(len(ends)):
-        at = _action(data, start, scratch, rows[i], kinds, kind_sizes)
+        at = _action(data, start, scratch, rows[i], kinds, kind_sizes, reads_values)
         read[i] = at != FAIL and _ends(data, at, ends[i])
         start = ends[i]

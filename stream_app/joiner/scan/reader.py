@@ -23,11 +23,13 @@ class Reader:
     Args:
         kinds: names of the kinds of action that the joiner uses, by index.
         due_after: ms from a request's ``ts`` to its ``due``.
+        reads_values: whether the values of actions are read, or all passed over as if they were missing.
     """
 
-    def __init__(self, kinds: Sequence[str], due_after: int) -> None:
+    def __init__(self, kinds: Sequence[str], due_after: int, reads_values: bool) -> None:
         self._kinds = words(list(kinds))
         self._due_after = due_after
+        self._reads_values = reads_values
         self._scratch = scratch_rows()
 
     def pages(self, values: Sequence[bytes], offsets: Ints) -> tuple[Ints, Ints, Ints]:
@@ -54,7 +56,7 @@ class Reader:
         """Return events of actions; arguments and results as of :meth:`pages`."""
         n, (data, ends) = len(values), _joined(values)
         rows, read = np.empty((n, len(ACTION_COLUMNS)), np.int64), np.empty(n, np.bool_)
-        scan_actions(data, ends, self._scratch, rows, *self._kinds, read)
+        scan_actions(data, ends, self._scratch, rows, *self._kinds, self._reads_values, read)
         packed, starts = np.empty(n * (EVENT_HEAD + ACTION_WORDS), np.int64), np.empty(n, np.int64)
         used = pack_actions(rows, read, offsets, packed, starts)
         return packed[:used], starts, rows[:, 2].copy()

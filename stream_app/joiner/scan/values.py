@@ -24,6 +24,12 @@ _NULL: Final = np.frombuffer(b"null", np.uint8)
 _TRUE: Final = np.frombuffer(b"true", np.uint8)
 _FALSE: Final = np.frombuffer(b"false", np.uint8)
 _MAX_DIGITS: Final = 15
+_MAX_FRACTION: Final = 18
+"""Digits after the point; Python and JavaScript write up to 17 that matter, and zeros before them."""
+_ONE_MORE: Final = 10**17
+"""Below it, a number of so many digits may take one more digit."""
+_BITS_52: Final = 1 << 52
+_BITS_53: Final = 1 << 53
 
 
 def words(names: list[str], size: int = 24) -> tuple[Bytes, npt.NDArray[np.int64]]:
@@ -129,7 +135,56 @@ def number_end(data: Bytes, at: int) -> int:
     start = at = at + 1
     while _ZERO <= data[at] <= _NINE:
         at += 1
-    return FAIL if at == start or at - start > _MAX_DIGITS else at
+    return FAIL if at == start or at - start > _MAX_FRACTION else at
+
+
+@inner
+def value_word_of(data: Bytes, at: int) -> tuple[int, int]:
+    """Return the position after a number without an exponent, and its :func:`~stream_app.joiner.action_values.value_word`."""
+    negative = data[at] == _MINUS
+    if negative:
+        at += 1
+    at, number = integer(data, at)
+    if at == FAIL:
+        return FAIL, 0
+    n_digits: Any = 0
+    if data[at] == _DOT:
+        start = at = at + 1
+        while _ZERO <= data[at] <= _NINE:
+            if number >= _ONE_MORE or n_digits == _MAX_FRACTION:
+                return FAIL, 0
+            number = int(number * 10 + np.int64(data[at]) - _ZERO)
+            at += 1
+            n_digits = at - start
+        if not n_digits:
+            return FAIL, 0
+    word = _float64_bits(number, n_digits)
+    return at, -1 - word if negative and word else word
+
+
+@inner
+def _float64_bits(number: int, n_digits: int) -> int:
+    """Return the bits of the float64 nearest to ``number / 10**n_digits``.
+
+    Long division, bit by bit: 53 bits and one more, by which the last is rounded. With 18 digits or fewer, 15 or fewer of them
+    before the point, nothing overflows, and nothing lies halfway: that takes a digit per bit behind the point.
+    """
+    if not number:
+        return 0
+    divisor: Any = 1
+    for _ in range(n_digits):
+        divisor *= 10
+    quotient, rest = number // divisor, number % divisor
+    shift = -1
+    while quotient < _BITS_53:
+        rest <<= 1
+        bit = rest >= divisor
+        rest -= divisor if bit else 0
+        quotient = quotient << 1 | bit
+        shift += 1
+    rounded = (quotient + 1) >> 1
+    # Bits of the exponent, and of the fraction: one that has become 2**53 carries over.
+    return int(((1075 - shift) << 52) + (rounded - _BITS_52))
 
 
 @inner
