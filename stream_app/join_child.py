@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
+from stream_app.arrow_memory import use_system_pool
 from stream_app.durable_join import JoinReport
 from stream_app.join_messages import TO_JOINERS, Assign, Deliver, Done, Failed, Renew, Revoke, Setup, Told, encode
 from stream_app.kafka_config import KafkaConfig
@@ -198,6 +199,7 @@ def _main(socket: int) -> NoReturn:
     except ValueError as error:
         connection.send_bytes(encode(Failed(_text(error))))
         os._exit(1)
+    use_system_pool()
     gc.collect()
     gc.freeze()
     # What a joiner keeps is thousands of live objects, and has no cycles: look for them less often.

@@ -44,7 +44,7 @@ class Join:
     """With --snapshots: how often."""
     stall_seconds: float = 120.0
     """With --kafka: a worker that has something to do and does nothing for so long ends itself."""
-    rocksdb_mb: int = 256
+    rocksdb_mb: int = 128
     """With --kafka: MB that RocksDB may use for the state and inboxes of all partitions together."""
     cache_entries: int = 200_000
     """With --kafka: users, pending requests and items of a partition that stay in memory between commits, each."""
