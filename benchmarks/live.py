@@ -4,8 +4,10 @@
     python benchmarks/live.py --quick
 
 ``--rate``: pages a second, as they happen. A line a minute: resident memory (MB) and what of it is anonymous (the rest are
-pages of files, which the system takes back when it needs them), what waits (records of the worker, event seconds of the
-trainer), rates. At the end the slopes of memory over the second half, in MB an hour, and the largest lag there.
+pages of files, which the system takes back when it needs them); what waits (records of the worker, looked at every two seconds:
+median and most; event seconds of the trainer); rates; steps of the joiners whose writes to Kafka took over a second; and in
+which part of the time some program waited for a processor (``/proc/pressure/cpu``): a lag that comes with it is the machine's.
+At the end the slopes over the second half: of memory in MB an hour, of the lags in records and seconds an hour.
 The world is small (``--users``, ``--items``) and so are EGIN's queues of negatives (20,000 ids in place of a million), so that
 tables, histories and queues are full soon: what grows after that is a leak.
 Without ``--kafka`` a broker is started from Maven's jars.
@@ -54,14 +56,19 @@ TITLES = (
     ("worker MB", 11),
     ("anon.", 7),
     ("lag rec.", 10),
-    ("inbox", 8),
+    ("most", 7),
     ("trainer MB", 12),
     ("anon.", 7),
     ("lag s", 8),
     ("pages/s", 9),
     ("impr./s", 9),
     ("CPU %", 7),
+    ("slow", 6),
+    ("waits %", 9),
 )
+SLOW_SECONDS = "1.0"
+"""A bucket of the histogram."""
+LOOK_SECONDS = 2.0
 FRESHET = [sys.executable, "-m", "stream_app.cli"]
 
 
@@ -100,7 +107,8 @@ class Program:
         found: dict[str, float] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+                name = f"{sample.name}_{sample.labels['le']}" if "le" in sample.labels else sample.name
+                found[name] = found.get(name, 0.0) + sample.value
         return found
 
     def check(self) -> None:
@@ -140,18 +148,33 @@ class Pipeline:
         """Minutes since the beginning."""
         return (time.monotonic() - self._began) / 60
 
-    def look(self) -> dict[str, float]:
-        """Return what is so now; sums since the beginning among it."""
+    def check(self) -> None:
+        """End the benchmark where a program has ended."""
         for program in (self.simulator, self.worker, self.trainer):
             program.check()
+
+    def watch(self, seconds: float) -> list[float]:
+        """Look at the worker's lag for a while."""
+        lags, until = [], time.monotonic() + seconds
+        while time.monotonic() < until:
+            time.sleep(min(LOOK_SECONDS, max(0.0, until - time.monotonic())))
+            self.check()
+            lags.append(self.worker.metrics().get("freshet_worker_lag_records", 0.0))
+        return lags
+
+    def look(self, lags: list[float]) -> dict[str, float]:
+        """Return what is so now; sums since the beginning among it."""
         of_worker, of_trainer = self.worker.metrics(), self.trainer.metrics()
+        publishes = "freshet_worker_publish_seconds"
         return {
             "minute": self.minute,
             "worker_mb": self.worker.memory_mb(),
             "worker_anonymous_mb": self.worker.memory_mb("RssAnon"),
             "trainer_anonymous_mb": self.trainer.memory_mb("RssAnon"),
-            "worker_lag": of_worker.get("freshet_worker_lag_records", 0.0),
-            "inbox": of_worker.get("freshet_worker_inbox_records", 0.0),
+            "worker_lag": float(np.median(lags)),
+            "worker_lag_most": max(lags),
+            "slow": of_worker.get(f"{publishes}_count", 0.0) - of_worker.get(f"{publishes}_bucket_{SLOW_SECONDS}", 0.0),
+            "waited": waited_seconds(),
             "trainer_mb": self.trainer.memory_mb(),
             "trainer_lag": of_trainer.get("freshet_trainer_lag_event_seconds", 0.0),
             "rows": of_trainer.get("freshet_trainer_rows_total", 0.0),
@@ -160,14 +183,23 @@ class Pipeline:
         }
 
 
+def waited_seconds() -> float:
+    """Return the seconds since the machine's start in which some program waited for a processor; 0 where it does not tell."""
+    try:
+        return int(Path("/proc/pressure/cpu").read_text().splitlines()[0].rpartition("total=")[2]) / 1e6
+    except OSError:
+        return 0.0
+
+
 def line(now: dict[str, float], last: dict[str, float]) -> str:
     """Return a line of the table: what is so, and rates since the last look."""
     passed = (now["minute"] - last.get("minute", 0.0)) * 60
     rows, impressions, cpu = ((now[name] - last.get(name, 0.0)) / passed for name in ("rows", "impressions", "cpu"))
+    slow, waited = now["slow"] - last.get("slow", 0.0), (now["waited"] - last.get("waited", now["waited"])) / passed
     return (
         f"{now['minute']:7.1f}{now['worker_mb']:11.0f}{now['worker_anonymous_mb']:7.0f}{now['worker_lag']:10.0f}"
-        f"{now['inbox']:8.0f}{now['trainer_mb']:12.0f}{now['trainer_anonymous_mb']:7.0f}{now['trainer_lag']:8.2f}"
-        f"{rows:9.0f}{impressions:9.0f}{100 * cpu:7.0f}"
+        f"{now['worker_lag_most']:7.0f}{now['trainer_mb']:12.0f}{now['trainer_anonymous_mb']:7.0f}{now['trainer_lag']:8.2f}"
+        f"{rows:9.0f}{impressions:9.0f}{100 * cpu:7.0f}{slow:6.0f}{100 * waited:9.0f}"
     )
 
 
@@ -177,10 +209,12 @@ def summary(rows: list[dict[str, float]]) -> Iterator[str]:
     if len(late) <= 2:
         return
     hours = np.array([row["minute"] / 60 for row in late])
-    for name in ("worker_mb", "worker_anonymous_mb", "trainer_mb", "trainer_anonymous_mb"):
-        yield f"{name}: {np.polyfit(hours, [row[name] for row in late], 1)[0]:+.0f} MB an hour over the second half"
-    worker_lag, trainer_lag = (max(row[name] for row in late) for name in ("worker_lag", "trainer_lag"))
-    yield f"largest lag there: worker {worker_lag:.0f} records, trainer {trainer_lag:.2f} s"
+    for name in ("worker_mb", "worker_anonymous_mb", "trainer_mb", "trainer_anonymous_mb", "worker_lag", "trainer_lag"):
+        values = [row[name] for row in late]
+        slope = np.polyfit(hours, values, 1)[0]
+        span = f"{min(values):.1f} to {max(values):.1f}, mean {np.mean(values):.1f}"
+        yield f"{name}: {slope:+.1f} an hour over the second half, {span}"
+    yield f"most that the worker was behind there: {max(row['worker_lag_most'] for row in late):.0f} records"
 
 
 def main() -> None:
@@ -201,8 +235,7 @@ def main() -> None:
         pipeline = Pipeline(options, Path(folder), opened)
         print("".join(f"{name:>{width}}" for name, width in TITLES))
         while pipeline.minute < minutes:
-            time.sleep(every)
-            now = pipeline.look()
+            now = pipeline.look(pipeline.watch(every))
             print(line(now, rows[-1] if rows else {}), flush=True)
             rows.append(now)
     for each in summary(rows):

@@ -29,6 +29,7 @@ from stream_app.joiner.merge import Input, Mark
 from stream_app.joiner.store import Header, State
 from stream_app.state import CACHE_ENTRIES, RocksState
 from stream_app.topics import Log, Message, Topic
+from stream_app.topics.rocks_memory import RocksMemory
 
 __all__ = ["IDLE_MS", "READ_RECORDS", "DurableJoin", "JoinError", "JoinReport", "Reading", "StepObserver", "fresh_header"]
 
@@ -164,6 +165,7 @@ class DurableJoin:
         read_records: records that are read from an input at once.
         cache_entries: as :class:`~stream_app.state.RocksState`.
         observer: asked before each write, told after each commit.
+        memory: as :class:`~stream_app.state.RocksState`.
 
     Raises:
         As :func:`stream_app.join.join_log`.
@@ -179,6 +181,7 @@ class DurableJoin:
         read_records: int = READ_RECORDS,
         cache_entries: int = CACHE_ENTRIES,
         observer: StepObserver | None = None,
+        memory: RocksMemory | None = None,
     ) -> None:
         self._partition = partition
         self._observer = observer or _SoleOwner()
@@ -187,7 +190,7 @@ class DurableJoin:
         self._marks = log.create(MARKS, n_partitions)
         header = fresh_header(log, config, partition, n_partitions)
         starts = [position.offset for position in header.positions]
-        self._state = RocksState(folder, header, len(config.item_sequences), cache_entries)
+        self._state = RocksState(folder, header, len(config.item_sequences), cache_entries, memory=memory)
         try:
             self._n_published = self._count_published()
             if self._state.header is header and self._n_published and any(starts):

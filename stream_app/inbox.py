@@ -33,6 +33,7 @@ from stream_app.events import ACTIONS, IMPRESSIONS, ITEMS, RAW_TOPICS, USERS
 from stream_app.joiner.merge import Input
 from stream_app.topics import Log, Message, Record, Topic, TopicError
 from stream_app.topics.embedded import EmbeddedLog, EmbeddedTopic
+from stream_app.topics.rocks_memory import RocksMemory
 
 __all__ = ["DELIVERED", "PATIENCE", "Inbox", "InboxTopic", "PartitionLog"]
 
@@ -50,11 +51,12 @@ class Inbox:
         folder: made if it is not there; one process at a time.
         topics: those of :data:`DELIVERED` that exist.
         capacity: records of a topic that it may hold before it is :meth:`full`.
+        memory: as :class:`~stream_app.topics.embedded.EmbeddedLog`.
     """
 
-    def __init__(self, folder: Path, topics: Sequence[str], capacity: int) -> None:
+    def __init__(self, folder: Path, topics: Sequence[str], capacity: int, memory: RocksMemory | None = None) -> None:
         self.capacity = capacity
-        self._log = EmbeddedLog(folder, sparse=True)
+        self._log = EmbeddedLog(folder, sparse=True, memory=memory)
         self._topics = {name: self._log.create(name, 1) for name in topics}
         self._positions = dict.fromkeys(topics, 0)
         self._delivered = dict.fromkeys(topics, 0)

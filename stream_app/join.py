@@ -17,6 +17,7 @@ from stream_app.joiner.config import JoinConfig
 from stream_app.joiner.store import State
 from stream_app.state import CACHE_ENTRIES
 from stream_app.topics import Log
+from stream_app.topics.rocks_memory import RocksMemory
 
 __all__ = ["IDLE_MS", "READ_RECORDS", "JoinError", "JoinReport", "count_partitions", "join_log", "stream_samples"]
 
@@ -60,10 +61,11 @@ def join_log(
     n_partitions = count_partitions(log)
     report = JoinReport(n_partitions=n_partitions)
     joins: list[DurableJoin] = []
+    memory = RocksMemory()  # One for all partitions.
     try:
         for partition in range(n_partitions):
             folder = state_dir / str(partition)
-            joins.append(DurableJoin(log, folder, config, partition, n_partitions, read_records, cache_entries))
+            joins.append(DurableJoin(log, folder, config, partition, n_partitions, read_records, cache_entries, memory=memory))
         waiting = list(joins)
         while waiting:
             # A complete log is joined partition by partition: so only one of them fills the caches.

@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
+from stream_app.arrow_memory import use_system_pool
 from stream_app.durable_join import JoinReport
 from stream_app.join_messages import TO_JOINERS, Assign, Deliver, Done, Failed, Renew, Revoke, Setup, Told, encode
 from stream_app.kafka_config import KafkaConfig
@@ -27,6 +28,7 @@ from stream_app.live_join import JoinThread, LivePartition
 from stream_app.snapshots import Snapshots
 from stream_app.topics import Log, TopicError
 from stream_app.topics.kafka import open_kafka
+from stream_app.topics.rocks_memory import RocksMemory
 
 __all__ = ["Child", "Tally"]
 
@@ -77,6 +79,7 @@ class Child:
         self._reads = open_kafka(setup.kafka)
         self._lease = Lease(setup.options.session_seconds)
         self._snapshots = Snapshots(setup.options.snapshots) if setup.options.snapshots else None
+        self._memory = RocksMemory(setup.options.rocksdb_mb)
         self._tally = Tally()
         self._joiners = JoinThread(self._open, self._tally, self._fail)
         self._taken = 0
@@ -162,6 +165,7 @@ class Child:
             self._lease,
             self._snapshots,
             self._tally,
+            self._memory,
         )
 
 
@@ -170,7 +174,7 @@ def _connect(kafka: KafkaConfig, fence: str) -> Log:
     plain = msgspec.structs.replace(kafka, compression="none")  # Blocks of samples are compressed already.
     while True:
         try:
-            return open_kafka(plain, fence=kafka.topic_prefix + fence)
+            return open_kafka(plain, fence=fence)
         except TopicError as error:
             # There was a connection when the worker began, so the config is right, and the cluster is away for now.
             if time.monotonic() > deadline:
@@ -195,6 +199,7 @@ def _main(socket: int) -> NoReturn:
     except ValueError as error:
         connection.send_bytes(encode(Failed(_text(error))))
         os._exit(1)
+    use_system_pool()
     gc.collect()
     gc.freeze()
     # What a joiner keeps is thousands of live objects, and has no cycles: look for them less often.

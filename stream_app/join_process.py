@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import socket
 import subprocess
@@ -31,6 +32,8 @@ __all__ = ["UNDERWAY_BYTES", "JoinProcess", "JoinProcessError", "SharedLease"]
 UNDERWAY_BYTES: Final = 8 << 20
 """Frames that may be between faust and the inboxes; one more may come on top."""
 _END_SECONDS: Final = 5.0
+_MALLOC: Final = {"MALLOC_MMAP_THRESHOLD_": str(512 << 10)}
+"""What RocksDB has not put into files yet lies in pieces of 1 MB. glibc would soon keep those that are freed, among others."""
 log = logging.getLogger(__name__)
 
 
@@ -86,7 +89,12 @@ class JoinProcess:
             words = [sys.executable, "-m", "stream_app.join_child", str(theirs.fileno())]
             # A session of its own: what the terminal sends at Ctrl-C is the worker's to hear.
             self._process = subprocess.Popen(
-                words, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+                words,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+                env=_MALLOC | os.environ,
             )
         log.info("the joiners are process %d", self._process.pid)
         connection = Connection(ours.detach())

@@ -23,6 +23,7 @@ from stream_app.joiner.merge import Input
 from stream_app.lease import Lease, LeaseLostError
 from stream_app.snapshots import Snapshots, restore_if_newer
 from stream_app.topics import Log, Record
+from stream_app.topics.rocks_memory import RocksMemory
 from stream_app.worker_options import WorkerOptions
 
 __all__ = ["JoinMetrics", "JoinThread", "Joiners", "LivePartition"]
@@ -74,6 +75,7 @@ class LivePartition:
         lease: asked before each write.
         snapshots: where copies of the state go, if anywhere.
         metrics: told of each step.
+        memory: that RocksDB may use, shared by the partitions of a worker.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class LivePartition:
         lease: Lease,
         snapshots: Snapshots | None,
         metrics: JoinMetrics,
+        memory: RocksMemory,
     ) -> None:
         self.partition = partition
         self.generation = generation
@@ -101,9 +104,19 @@ class LivePartition:
         # The fence first: from here on an earlier owner writes nothing, and what it wrote is there to be read.
         writes = connect(f"{options.app}-{partition}")
         try:
-            self.inbox = Inbox(self._folder / "inbox", [n for n in DELIVERED if n in reads.topics()], options.inbox_records)
+            topics = [name for name in DELIVERED if name in reads.topics()]
+            self.inbox = Inbox(self._folder / "inbox", topics, options.inbox_records, memory)
             self._log = PartitionLog(reads, writes, self.inbox)
-            self._join = DurableJoin(self._log, self._folder / "state", config, partition, n_partitions, observer=self)
+            self._join = DurableJoin(
+                self._log,
+                self._folder / "state",
+                config,
+                partition,
+                n_partitions,
+                cache_entries=options.cache_entries,
+                observer=self,
+                memory=memory,
+            )
         except BaseException:
             writes.close()
             if hasattr(self, "inbox"):

@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Final, Self, cast
 
 import msgspec
-from rocksdict import AccessType, Checkpoint, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import AccessType, BlockBasedOptions, Checkpoint, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from stream_app.joiner.core.layout import LETTERS, Ints
 from stream_app.joiner.store import Header, State, StateError
+from stream_app.topics.rocks_memory import RocksMemory
 
 CACHE_ENTRIES: Final = 200_000
 """Users, pending requests and so on that stay decoded in memory between commits, each."""
@@ -40,20 +41,27 @@ class RocksState(State):
         n_sequences: item sequences of the config.
         cache_entries: entries of each kind that stay in memory between commits.
         sync: whether a commit waits for the disk: needed only to survive a power loss, not a kill.
+        memory: that RocksDB may use, shared with others; a budget of its own if there is none.
 
     Raises:
         StateError: another process has the folder open, or it holds something else.
     """
 
     def __init__(
-        self, folder: Path, header: Header, n_sequences: int, cache_entries: int = CACHE_ENTRIES, sync: bool = False
+        self,
+        folder: Path,
+        header: Header,
+        n_sequences: int,
+        cache_entries: int = CACHE_ENTRIES,
+        sync: bool = False,
+        memory: RocksMemory | None = None,
     ) -> None:
         super().__init__(header, n_sequences)
         self._cache_entries = cache_entries
         self._sync = sync
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = Rdict(str(folder), _options())
+            self._db = Rdict(str(folder), _options(memory or RocksMemory()))
         except Exception as error:
             raise StateError(
                 f"cannot open the joiner's state {folder}: {error}; is another join of this log running?"
@@ -136,7 +144,7 @@ def read_header(folder: Path) -> Header | None:
         StateError: somebody has, or it is not one of this version.
     """
     try:
-        db = Rdict(str(folder), _options(), access_type=AccessType.read_only())
+        db = Rdict(str(folder), _options(RocksMemory()), access_type=AccessType.read_only())
         stored = db.get(_HEADER)
         db.close()
         return None if stored is None else _decode_header(stored)
@@ -144,8 +152,9 @@ def read_header(folder: Path) -> Header | None:
         raise StateError(f"{folder} is not a joiner's state that can be read ({error}): {_WAY_OUT}") from error
 
 
-def _options() -> Options:
+def _options(memory: RocksMemory) -> Options:
     options = Options(raw_mode=True)
+    memory.share(options, BlockBasedOptions())
     options.create_if_missing(True)
     options.set_write_buffer_size(64 << 20)
     options.set_max_background_jobs(2)

@@ -15,6 +15,7 @@ import msgspec
 
 from learners.checkpoint import Checkpoint, digest, latest, load
 from learners.samples import SampleBlock, SampleError, SampleSchema
+from stream_app.arrow_memory import use_system_pool
 from stream_app.config import RunConfig
 from stream_app.entrant import Entrant
 from stream_app.events import SAMPLES
@@ -89,6 +90,7 @@ def train(
         TopicError: the log cannot be read.
         GuardError: a model went wrong.
     """
+    use_system_pool()
     profile = Profile()
     with contextlib.ExitStack() as opened:
         polite = opened.enter_context(PoliteStop())

@@ -23,6 +23,10 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_seconds: float = 300.0
     inbox_records: int = 100_000
     """Delivered records of a topic partition that may wait for the joiner before delivery does."""
+    rocksdb_mb: int = 128
+    """Memory for state and inboxes of all partitions together: what RocksDB caches, and what it has not put into files yet."""
+    cache_entries: int = 200_000
+    """Of a partition, users, pending requests, items and so on that stay decoded in memory between commits, each."""
     session_seconds: float = 10.0
     """How long a worker that is silent keeps its partitions."""
     stall_seconds: float = 120.0

@@ -27,7 +27,7 @@ THIRD_PARTY = {
 OWNERS = {
     "faust": {"stream_app/worker.py"},
     "kafka": {"stream_app/topics/kafka.py"},
-    "rocksdict": {"stream_app/state.py", "stream_app/topics/embedded.py"},
+    "rocksdict": {"stream_app/state.py", "stream_app/topics/embedded.py", "stream_app/topics/rocks_memory.py"},
 }
 """Packages with a character of their own, and the only rooms that they may enter."""
 

@@ -44,6 +44,10 @@ class Join:
     """With --snapshots: how often."""
     stall_seconds: float = 120.0
     """With --kafka: a worker that has something to do and does nothing for so long ends itself."""
+    rocksdb_mb: int = 128
+    """With --kafka: MB that RocksDB may use for the state and inboxes of all partitions together."""
+    cache_entries: int = 200_000
+    """With --kafka: users, pending requests and items of a partition that stay in memory between commits, each."""
     metrics_port: Annotated[int | None, tyro.conf.arg(metavar="PORT", help_behavior_hint="")] = None
     """With --kafka: answer Prometheus there."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
@@ -110,6 +114,8 @@ class Join:
             snapshots=self.snapshots,
             snapshot_seconds=self.snapshot_seconds,
             stall_seconds=self.stall_seconds,
+            rocksdb_mb=self.rocksdb_mb,
+            cache_entries=self.cache_entries,
             metrics_port=self.metrics_port,
         )
         kafka = replace(config.kafka, servers=parse_servers(servers))

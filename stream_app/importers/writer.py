@@ -7,6 +7,7 @@ and leaving out, per partition, as many records as it had appended (:mod:`.progr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -127,8 +128,12 @@ class EventWriter:
         return lane
 
     def write(self, events: Iterable[Event]) -> None:
-        """Append events, in their order per topic; a batch reaches the log when it is full."""
-        for event in events:
+        """Append events, in their order per topic; a batch reaches the log when it is full.
+
+        With a pace they go in the order of time over all topics: sources give the actions of a while after its pages, and a
+        joiner that has waited for the actions long enough takes them for late.
+        """
+        for event in events if self._pace is None else sorted(events, key=attrgetter("ts")):
             lane = self._lanes.get(type(event)) or self._open(type(event))
             if isinstance(event, Item):
                 key, partition = self._item_partitions[event.item_id]

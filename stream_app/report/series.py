@@ -9,16 +9,28 @@ from typing import Any
 import msgspec
 
 MOST_POINTS = 240
+MOST_BYTES = 32 << 20
+"""Of a file of lines: some twenty thousand windows. A trainer reads it while it trains, and may go on for years."""
 FIGURES = ("auc", "gauc", "log_loss", "ne", "calibration", "impressions")
 
 __all__ = ["FIGURES", "MOST_POINTS", "read_lines", "series"]
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a file of JSON lines, none where it is not there; a half-written last one is left out."""
+def read_lines(path: Path, most_bytes: int = MOST_BYTES) -> list[dict[str, Any]]:
+    """Return the whole lines of a file of JSON lines, none where it is not there; a half-written last one is left out.
+
+    Args:
+        path: of the file.
+        most_bytes: of a longer file only the lines within its last so many bytes.
+    """
     if not path.is_file():
         return []
-    text = path.read_bytes()
+    with path.open("rb") as file:
+        skipped = max(0, path.stat().st_size - most_bytes)
+        file.seek(max(0, skipped - 1))
+        if skipped:
+            file.readline()  # To the beginning of a line, unless that is where the last bytes begin.
+        text = file.read(most_bytes)
     return [msgspec.json.decode(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
 

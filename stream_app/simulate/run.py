@@ -24,7 +24,8 @@ from .world import World
 
 __all__ = ["Simulation", "run_simulate"]
 
-CHUNK = 4_096
+CHUNK, PACED_CHUNK = 4_096, 64
+"""Requests that are made at a time; where there is a pace, the stream stands still meanwhile."""
 _KINDS = {"video": "watch", "product": "click"}
 """What users of two domains do."""
 
@@ -168,6 +169,7 @@ def run_simulate(
         SourceError: the log already holds newer events, or another import into it is unfinished.
         TopicError: the log's topics have another partition count.
     """
-    job = Job("simulate", Simulation(options), Tally("stop"), options, options.partitions, limit)
+    simulation = Simulation(options, CHUNK if pace is None else PACED_CHUNK)
+    job = Job("simulate", simulation, Tally("stop"), options, options.partitions, limit)
     report = write_source(job, log, log_dir, on_progress, pace)
     return msgspec.structs.replace(report, vector_dim=options.vector_dim)

@@ -6,13 +6,15 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import threading
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -26,6 +28,7 @@ from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
 from tests.integration.broker import free_ports
 from tests.integration.images import ROOT, base_image, freshet_image, kafka_image, prometheus_image
+from tests.pages import commands
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 PARTITIONS, REQUESTS = 2, 600
@@ -132,16 +135,92 @@ def test_the_image_runs_as_nobody_special_and_knows_its_verbs() -> None:
     assert "freshet freshet" in said[2]
 
 
+class Composition(NamedTuple):
+    """The project's folder as somebody gets it, and what runs commands there on deploy/compose.yaml."""
+
+    folder: Path
+    environment: dict[str, str]
+    project: str
+    prometheus: str
+    """Its address."""
+
+    def start(self, command: str) -> subprocess.Popen[str]:
+        """Start a command of a page, as it is typed; where Docker has no compose plugin the older program stands in for it."""
+        if not has_plugin():
+            copied = re.fullmatch(r"docker compose (\S+ \S+) cp (\w+):(\S+) (\S+)", command)
+            if copied is not None:  # It has no such command.
+                command = f'docker cp "$(docker compose {copied[1]} ps -q {copied[2]})":{copied[3]} {copied[4]}'
+            command = command.replace("docker compose", "docker-compose")
+        # A session of its own, so that Ctrl-C can be sent to all of it, as a terminal does.
+        return subprocess.Popen(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, command: str, code: int = 0) -> str:
+        """Run a command to its end; return what it printed."""
+        process = self.start(command)
+        out, _ = process.communicate(timeout=900)
+        assert process.returncode == code, f"{command}: {process.returncode}\n{out[-6_000:]}"
+        return out
+
+    def until(self, command: str, what: str, seconds: float) -> str:
+        """Run a command until it has printed something, then press Ctrl-C; return all that it printed."""
+        process, printed = self.start(command), []
+        stop = threading.Timer(seconds, lambda: os.killpg(process.pid, signal.SIGKILL))
+        stop.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            printed.append(line)
+            if re.search(what, line):
+                os.killpg(process.pid, signal.SIGINT)
+                break
+        process.communicate(timeout=30)
+        stop.cancel()
+        assert printed, f"{command} printed nothing"
+        assert re.search(what, printed[-1]), f"{command}: no {what!r} within {seconds:g} s in\n{''.join(printed[-40:])}"
+        return "".join(printed)
+
+    def asked(self, query: str) -> float:
+        """Return the sum of what Prometheus answers to a query."""
+        with urllib.request.urlopen(f"{self.prometheus}/api/v1/query?query={urllib.parse.quote(query)}", timeout=5) as answer:
+            found = json.load(answer)["data"]["result"]
+        return sum(float(each["value"][1]) for each in found)
+
+    def left(self) -> list[str]:
+        """Return containers and volumes of it."""
+        mine = f"label=com.docker.compose.project={self.project}"
+        return [*docker("ps", "-aq", "--filter", mine).split(), *docker("volume", "ls", "-q", "--filter", mine).split()]
+
+
+def has_plugin() -> bool:
+    """Whether Docker has its compose plugin."""
+    return subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+
+
 @pytest.fixture
-def composition(request: pytest.FixtureRequest) -> Iterator[tuple[Callable[..., str], str]]:
-    """What runs ``docker compose`` on deploy/compose.yaml, under a project name and ports of its own; Prometheus' address."""
-    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
-    command = ["docker", "compose"] if plugin else ["docker-compose"]
-    if not plugin and shutil.which("docker-compose") is None:
+def composition(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Composition]:
+    """A copy of the project's folder, images that are here, a project name and ports of its own."""
+    if not has_plugin() and shutil.which("docker-compose") is None:
         pytest.fail("neither `docker compose` nor `docker-compose`: install Docker's compose plugin")
+    folder = tmp_path / "freshet"
+    folder.mkdir()
+    shutil.copy(ROOT / ".dockerignore", folder)
+    for name in re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder)
     kafka_port, prometheus_port = free_ports(2)
     environment = {
         **os.environ,
+        "COMPOSE_PROJECT_NAME": f"freshet-test-{os.getpid()}",
         "FRESHET_IMAGE": freshet_image(),
         "KAFKA_IMAGE": kafka_image(),
         "PROMETHEUS_IMAGE": prometheus_image(),
@@ -152,38 +231,36 @@ def composition(request: pytest.FixtureRequest) -> Iterator[tuple[Callable[..., 
         "DOCKER_BUILDKIT": "0",
         "COMPOSE_DOCKER_CLI_BUILD": "0",
     }
-    file = ["-f", str(ROOT / "deploy" / "compose.yaml"), "-p", f"freshet-test-{os.getpid()}"]
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [*command, *file, *arguments], env=environment, capture_output=True, text=True, timeout=600, check=False
-        )
-        assert done.returncode == 0, f"{' '.join(arguments)}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        return done.stdout
-
+    made = Composition(folder, environment, environment["COMPOSE_PROJECT_NAME"], f"http://127.0.0.1:{prometheus_port}")
+    compose = "docker compose -f deploy/compose.yaml"
     try:
-        yield run, f"http://127.0.0.1:{prometheus_port}"
+        yield made
     finally:
         if request.session.testsfailed:
-            print(run("logs", "--tail=60"))
-        run("down", "--volumes", "--timeout=30")
+            print(made.run(f"{compose} logs --tail=60"))
+        if made.left():
+            made.run(f"{compose} down --volumes --timeout=30")
 
 
-def test_the_composition_learns_and_is_watched(composition: tuple[Callable[..., str], str]) -> None:
-    compose, address = composition
-
-    def asked(query: str) -> float:
-        with urllib.request.urlopen(f"{address}/api/v1/query?query={urllib.parse.quote(query)}", timeout=5) as answer:
-            found = json.load(answer)["data"]["result"]
-        return sum(float(each["value"][1]) for each in found)
-
-    compose("up", "--detach")
-    eventually("Prometheus sees worker and trainer", 120, lambda: asked("up") == 2)
-    eventually("the trainer learns", 240, lambda: asked("freshet_trainer_impressions_total") > 500)
-    before = asked("freshet_trainer_impressions_total")
-    eventually("it goes on", 60, lambda: asked("freshet_trainer_impressions_total") > before + 500)
-    containers = [compose("ps", "-q", part).strip() for part in ("worker", "trainer")]
-    eventually("both are healthy", 90, lambda: [health(each) for each in containers] == ["healthy", "healthy"])
+def test_the_five_commands_of_the_readme(composition: Composition) -> None:
+    """As they stand there, one after the other; Prometheus is asked in between."""
+    up, logs, doctor, copy, down = [text for text in commands(ROOT / "README.md") if text.startswith("docker compose")]
+    made = composition
+    made.run(up)
+    made.until(logs, r"train: [\d,]+ requests, .*egin AUC 0\.\d+", 300)
+    eventually("Prometheus sees worker and trainer", 60, lambda: made.asked("up") == 2)
+    before = made.asked("freshet_trainer_impressions_total")
+    eventually("it goes on", 60, lambda: made.asked("freshet_trainer_impressions_total") > before + 500)
+    parts = [made.run(f"docker compose -f deploy/compose.yaml ps -q {part}").strip() for part in ("worker", "trainer")]
+    eventually("both are healthy", 90, lambda: [health(each) for each in parts] == ["healthy", "healthy"])
+    assert "co-partitioning" in made.run(doctor)
+    made.run(copy)
+    page = (made.folder / "live.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "egin" in page
+    assert made.left()
+    made.run(down)
+    assert made.left() == []
 
 
 def health(container: str) -> str:

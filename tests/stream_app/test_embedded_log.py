@@ -347,3 +347,14 @@ with open_log(sys.argv[1]) as log:
         assert hear(process) == "1"
         assert list(temporary.iterdir()) == []
         process.kill()
+
+
+def test_a_follower_never_begins_another_info_log(tmp_path: Path) -> None:
+    """With its folder gone it could not, and RocksDB would end the process; here after 40 GB that were appended."""
+    with EmbeddedLog(tmp_path) as log:
+        log.create("raw", 1).append(0, [Message(1, b"", b"")])
+        with open_log(tmp_path) as follower:
+            assert follower.topic("raw").end(0) == 1
+            opened = [file for file in Path("/proc/self/fd").iterdir() if "/freshet-follow-" in os.path.realpath(file)]
+            (told,) = [file.read_text() for file in opened if "/LOG" in os.path.realpath(file)]
+    assert "Options.max_log_file_size: 0\n" in told

@@ -194,6 +194,16 @@ def test_a_half_written_line_is_left_out(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "none") == []
 
 
+def test_of_a_file_that_grows_for_years_the_last_lines_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    file.write_text("".join(f'{{"a": {i}}}\n' for i in range(10, 90)))
+    line = len('{"a": 10}\n')
+    assert read_lines(file, 3 * line) == [{"a": 87}, {"a": 88}, {"a": 89}]
+    assert read_lines(file, 3 * line + 1) == read_lines(file, 3 * line)
+    assert read_lines(file, 4 * line - 1) == read_lines(file, 3 * line)
+    assert read_lines(file, 80 * line) == read_lines(file) == [{"a": i} for i in range(10, 90)]
+
+
 def test_restarts_are_kept_where_there_are_many_checkpoints(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
