@@ -3,6 +3,7 @@
     python benchmarks/accuracy.py globo --data DIR --seeds 3
     python benchmarks/accuracy.py globo-all --data DIR        (all 3 M clicks as one stream, candidates drawn)
     python benchmarks/accuracy.py trivago --data DIR
+    python benchmarks/accuracy.py trivago-vw --data DIR       (Vowpal Wabbit beside; needs the extra "bench")
     python benchmarks/accuracy.py generator --requests 200000
 
 Each prints a table of means over the seeds with their spread, and the difference to the first model with its paired interval
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,12 +27,13 @@ import pyarrow.parquet as pq
 FRESHET = [sys.executable, "-m", "stream_app.cli"]
 CONFIGS = Path(__file__).parent / "configs"
 FIGURES = ("auc", "gauc", "log_loss", "mrr")
+ENVIRONMENT = os.environ.copy()
 
 
 def freshet(*arguments: object) -> str:
     command = [*FRESHET, *(str(argument) for argument in arguments)]
     print("$ freshet", *command[3:], file=sys.stderr)
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT).stdout
 
 
 def replays(log: Path, models: list[str], seeds: int, *options: object) -> list[dict[str, Any]]:
@@ -61,6 +64,21 @@ def trivago(data: Path, log: Path) -> tuple[list[object], list[str]]:
         freshet("join", "--log", log)
     options = ["--config", CONFIGS / "trivago.toml", "--score-from", fifth_part(data / "trivago_requests.parquet")]
     return options, ["egin", "last_clicked", "din", "dnn", "egin-no-graph", "egin-no-query"]
+
+
+def trivago_vw(data: Path, log: Path) -> tuple[list[object], list[str]]:
+    options, _ = trivago(data, log)
+    return ["--config", CONFIGS / "trivago_vw.toml", *options[2:]], ["egin", "last_clicked", "vw", "vw-tuned"]
+
+
+def bring_in_vowpal(folder: Path) -> None:
+    """Let the commands find ``benchmarks.vowpal`` as a model from outside: by the entry point of a package."""
+    package = folder / "freshet_vw-0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: freshet-vw\nVersion: 0\n")
+    (package / "entry_points.txt").write_text("[freshet.models]\nvw = benchmarks.vowpal\n")
+    paths = [str(CONFIGS.parent.parent), str(folder), ENVIRONMENT.get("PYTHONPATH", "")]
+    ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
 def generator(requests: int, log: Path) -> tuple[list[object], list[str]]:
@@ -101,7 +119,9 @@ def cell(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("log", choices=["globo", "globo-all", "trivago", "generator"], nargs="?", default="generator")
+    parser.add_argument(
+        "log", choices=["globo", "globo-all", "trivago", "trivago-vw", "generator"], nargs="?", default="generator"
+    )
     parser.add_argument("--data", type=Path, help="folder of the real logs")
     parser.add_argument("--work", type=Path, help="folder for logs, kept; a temporary one by default")
     parser.add_argument("--seeds", type=int, default=1)
@@ -117,7 +137,9 @@ def main() -> None:
         if options.log == "generator":
             arguments, models = generator(5_000 if options.quick else options.requests, folder)
         else:
-            make = {"globo": globo, "globo-all": globo_all, "trivago": trivago}[options.log]
+            make = {"globo": globo, "globo-all": globo_all, "trivago": trivago, "trivago-vw": trivago_vw}[options.log]
+            if options.log == "trivago-vw":
+                bring_in_vowpal(Path(temporary))
             arguments, models = make(options.data, folder)
         arguments += ["--threads", options.threads]
         results = replays(folder, options.model or models, options.seeds, *arguments)

@@ -3,15 +3,17 @@
     python benchmarks/importers.py [--rows 1000000] [--only rows.csv]
     python benchmarks/importers.py --full --only taobao        # ten million rows
 
-Memory is the growth of the process's peak from a tenth of the work to all of it, which bounded reading keeps near 0: each case
-runs in a process of its own. Globo and trivago need the real logs (FRESHET_DATA); the files of taobao, movielens, recbole and
-mind are made, in their public formats and in no order of time. Beside each, in the same run: rows per CPU second that Arrow's
-CSV parser and Python's csv module read, to do nothing with them.
+Memory is the growth of the process's peak from a tenth of the work to all of it, and from its half (late), which bounded memory
+keeps near 0: each case runs in a process of its own, and ``MB by tenths`` shows the way there. Globo and trivago need the real
+logs (FRESHET_DATA); the files of taobao, movielens, recbole and mind are made, in their public formats and in no order of
+time. Beside each, in the same run: rows per CPU second that Arrow's CSV parser and Python's csv module read, to do nothing with
+them.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import resource
@@ -23,6 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
 
 from stream_app.importers.globo import GloboOptions
 from stream_app.importers.mapping import RowsOptions
@@ -35,6 +42,8 @@ from stream_app.topics.embedded import EmbeddedLog
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("FRESHET_DATA") or ROOT.parent / "shared" / "data")
 PAGE_ROWS = 10
+CHUNK = 200_000
+Int64s = npt.NDArray[np.int64]
 PUBLIC = {"taobao": "UserBehavior.csv", "movielens": "ratings.dat", "recbole": "log.inter", "mind": "behaviors.tsv"}
 CASES = ("rows.jsonl", "rows.csv", "rows.parquet", "globo", "globo.given", "trivago", *PUBLIC, "simulate")
 
@@ -53,7 +62,7 @@ def main() -> None:
         print(json.dumps(measure(given.only, given.rows)))
         return
     print(
-        f"{'case':14}{'rows':>11}{'events':>11}{'rows/CPU s':>13}{'rows/s':>10}{'peak MB':>9}{'growth MB':>11}"
+        f"{'case':14}{'rows':>11}{'events':>11}{'rows/CPU s':>13}{'rows/s':>10}{'peak MB':>9}{'growth MB':>11}{'late MB':>9}"
         f"{'read/s Arrow':>14}{'csv':>11}"
     )
     for case in [given.only] if given.only else CASES:
@@ -61,15 +70,20 @@ def main() -> None:
         done = subprocess.run(
             command, capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
         )
-        found = json.loads(done.stdout.splitlines()[-1])
-        print(
-            f"{case:14}{found['rows']:11,}{found['events']:11,}{found['rows'] / found['cpu_s']:13,.0f}"
-            f"{found['rows'] / found['wall_s']:10,.0f}{found['peak_mb']:9,.0f}{found['growth_mb']:11,.0f}"
-            + "".join(f"{found[name]:{width},.0f}" for name, width in (("arrow", 14), ("csv", 11)) if name in found)
-        )
+        show(case, json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(case: str, n_rows: int) -> dict[str, float]:
+def show(case: str, found: dict[str, Any]) -> None:
+    plain = "".join(f"{found[name]:{width},.0f}" for name, width in (("arrow", 14), ("csv", 11)) if name in found)
+    print(
+        f"{case:14}{found['rows']:11,}{found['events']:11,}{found['rows'] / found['cpu_s']:13,.0f}"
+        f"{found['rows'] / found['wall_s']:10,.0f}{found['peak_mb']:9,.0f}{found['growth_mb']:11,.0f}"
+        f"{found['late_mb']:9,.0f}{plain}"
+    )
+    print(f"{'':14}MB by tenths: {' '.join(f'{peak:,.0f}' for peak in found['tenths'])}", flush=True)
+
+
+def measure(case: str, n_rows: int) -> dict[str, Any]:
     """Run one case; ``rows`` are rows of the source, and for the generator candidates."""
     peaks: list[tuple[float, float]] = []
 
@@ -84,7 +98,7 @@ def measure(case: str, n_rows: int) -> dict[str, float]:
             report, rows = arguments(log, on_progress)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         last = peaks[-1][0]
-        early = next(peak for share, peak in peaks if share >= last / 10)
+        tenths = [next(peak for share, peak in peaks if share >= last * part / 10) for part in range(1, 11)]
         peak = peak_mb()  # before the plain reading, which is not bounded
         plain = read_plainly(folder / PUBLIC[case], rows) if case in PUBLIC else {}
     return {
@@ -93,18 +107,15 @@ def measure(case: str, n_rows: int) -> dict[str, float]:
         "wall_s": wall,
         "cpu_s": cpu,
         "peak_mb": peak,
-        "growth_mb": peak - early,
+        "growth_mb": peak - tenths[0],
+        "late_mb": peak - tenths[4],
+        "tenths": tenths,
         **plain,
     }
 
 
 def read_plainly(path: Path, n_rows: int) -> dict[str, float]:
     """Return rows per CPU second of reading a file and doing nothing with it."""
-    import csv
-
-    import pyarrow as pa
-    import pyarrow.csv
-
     began = time.process_time()
     if path.suffix != ".dat":  # Arrow knows no separator of two characters
         options = {
@@ -158,70 +169,102 @@ def write_in_a_process_of_its_own(path: Path, n_rows: int) -> None:
 
 def write_log(path: Path, n_rows: int) -> None:
     """Write a flat click log (pages of ten rows, eleven columns), or one in the format of a public set."""
-    if path.name in PUBLIC.values():
-        write_public(path, n_rows)
-        return
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet as pq
-
-    rng = np.random.default_rng(0)
-    page = np.arange(n_rows) // PAGE_ROWS
-    n_pages = int(page[-1]) + 1
-    columns = {
-        "request_id": [f"request-{p}" for p in page.tolist()],
-        "user_id": [f"user-{u}" for u in rng.integers(0, n_pages // 20 + 1, n_pages)[page].tolist()],
-        "ts": 1_700_000_000_000 + 250 * page,
-        "item_id": rng.integers(0, 100_000, n_rows),
-        "category": [f"category-{c}" for c in rng.integers(0, 200, n_rows).tolist()],
-        "position": np.arange(n_rows) % PAGE_ROWS,
-        "label": (rng.random(n_rows) < 0.1).astype(np.int64),
-        "query": [f"query {q}" for q in rng.integers(0, 5_000, n_pages)[page].tolist()],
-        "price": np.round(rng.lognormal(3, 1, n_rows), 2),
-        "brand": rng.integers(0, 1_000, n_rows),
-        "device": rng.choice(["phone", "tablet", "desktop"], n_pages)[page],
-    }
-    table = pa.table(columns)
-    if path.suffix == ".parquet":
-        pq.write_table(table, path, row_group_size=100_000)
-    elif path.suffix == ".csv":
-        pa.csv.write_csv(table, path)
-    else:
-        with path.open("w") as file:
-            for batch in table.to_batches(max_chunksize=50_000):
-                file.writelines(json.dumps(row) + "\n" for row in batch.to_pylist())
+    with path.open("wb") as file:
+        if path.suffix == ".parquet":
+            with pq.ParquetWriter(file, flat_log(0, 0).schema) as parquet:
+                for first in range(0, n_rows, CHUNK):
+                    parquet.write_table(flat_log(first, min(CHUNK, n_rows - first)))
+            return
+        for first in range(0, n_rows, CHUNK):
+            n = min(CHUNK, n_rows - first)
+            if path.name in PUBLIC.values():
+                file.write(interactions(path.name, first, n))
+            elif path.suffix == ".csv":
+                pa.csv.write_csv(flat_log(first, n), file, pa.csv.WriteOptions(include_header=not first))
+            else:
+                file.write(json_lines(flat_log(first, n)))
 
 
-_BEHAVIORS = ("pv", "pv", "pv", "pv", "cart", "fav", "pv", "buy")
+def flat_log(first: int, n_rows: int) -> pa.Table:
+    """Return rows ``first`` on of a flat click log."""
+    rng = np.random.default_rng(first)
+    rows = np.arange(first, first + n_rows)
+    page = rows // PAGE_ROWS
+    n_pages = n_rows // PAGE_ROWS + 1
+    users, queries, devices = (rng.integers(0, n, n_pages) for n in (50_000, 5_000, 3))
+    here = page - first // PAGE_ROWS
+    return pa.table(
+        {
+            "request_id": named("request-", page),
+            "user_id": named("user-", users[here]),
+            "ts": 1_700_000_000_000 + 250 * page,
+            "item_id": rng.integers(0, 100_000, n_rows),
+            "category": named("category-", rng.integers(0, 200, n_rows)),
+            "position": rows % PAGE_ROWS,
+            "label": (rng.random(n_rows) < 0.1).astype(np.int64),
+            "query": named("query ", queries[here]),
+            "price": np.round(rng.lognormal(3, 1, n_rows), 2),
+            "brand": rng.integers(0, 1_000, n_rows),
+            "device": pa.array(["phone", "tablet", "desktop"]).take(pa.array(devices[here])),
+        }
+    )
 
 
-def write_public(path: Path, n_rows: int) -> None:
-    """Write interactions in the format of a public set: users in no order of time, items by popularity that drifts."""
-    rng = np.random.default_rng(0)
-    lines = {
-        "UserBehavior.csv": lambda u, i, t, r: f"{u},{i},{i % 9_000},{_BEHAVIORS[r % 8]},{t}",
-        "ratings.dat": lambda u, i, t, r: f"{u}::{i}::{1 + r % 5}::{t}",
-        "log.inter": lambda u, i, t, r: f"u{u}\ti{i}\t{1 + r % 5}\t{t}",
-        "behaviors.tsv": _impression,
-    }
-    line = lines[path.name]
-    with path.open("w") as file:
-        if path.suffix == ".inter":
-            file.write("user_id:token\titem_id:token\trating:float\ttimestamp:float\n")
-        for first in range(0, n_rows, 100_000):
-            n = min(100_000, n_rows - first)
-            users = (first + np.sort(rng.integers(0, n, n))) // 100
-            times = 1_511_600_000 + rng.integers(0, 600_000, n)
-            items = (rng.zipf(1.2, n) % 400_000 + (times - 1_511_600_000) // 600) % 1_000_000
-            columns = zip(users.tolist(), items.tolist(), times.tolist(), rng.integers(0, 1 << 30, n).tolist(), strict=True)
-            file.writelines(f"{line(*row)}\n" for row in columns)
+def named(prefix: str, numbers: Int64s) -> Any:
+    return pc.binary_join_element_wise(prefix, pa.array(numbers).cast(pa.string()), "")
 
 
-def _impression(user: int, item: int, ts: int, draw: int) -> str:
-    when = time.strftime("%m/%d/%Y %I:%M:%S %p", time.gmtime(ts))
-    history = " ".join(f"N{(item + 7 * n) % 50_000}" for n in range(30))
-    shown = " ".join(f"N{(item + 11 * n) % 50_000}-{int(n == draw % 20)}" for n in range(20))
-    return f"{draw}\tU{user}\t{when}\t{history}\t{shown}"
+def json_lines(table: pa.Table) -> Any:
+    parts: list[Any] = []
+    for name in table.schema.names:
+        column = table[name].combine_chunks()
+        mark = '"' if pa.types.is_string(column.type) else ""
+        parts += [f'{", " if parts else "{"}"{name}": {mark}', column.cast(pa.string()), mark]
+    return text([*parts, "}"])
+
+
+def text(parts: list[Any], separator: str = "") -> Any:
+    """Return the bytes of one line per row: its parts with a separator between them."""
+    lines = pc.binary_join_element_wise(pc.binary_join_element_wise(*parts, separator), "\n", "")
+    return lines.buffers()[2]
+
+
+def interactions(name: str, first: int, n_rows: int) -> Any:
+    """Return rows in the format of a public set: users in no order of time, items by popularity that drifts."""
+    rng = np.random.default_rng(first)
+    users = (first + np.sort(rng.integers(0, n_rows, n_rows))) // 100
+    times = 1_511_600_000 + rng.integers(0, 600_000, n_rows)
+    items = (rng.zipf(1.2, n_rows) % 400_000 + (times - 1_511_600_000) // 600) % 1_000_000
+    draws = rng.integers(0, 40, n_rows)
+    user, item, time_, category, rating = (
+        pa.array(column).cast(pa.string()) for column in (users, items, times, items % 9_000, 1 + draws % 5)
+    )
+    if name == "UserBehavior.csv":
+        behaviors = pa.array(["pv", "pv", "pv", "pv", "cart", "fav", "pv", "buy"]).take(pa.array(draws % 8))
+        return text([user, item, category, behaviors, time_], ",")
+    if name == "ratings.dat":
+        return text([user, item, rating, time_], "::")
+    if name == "log.inter":
+        lines = text([named("u", users), named("i", items), rating, time_], "\t").to_pybytes()
+        return lines if first else b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + lines
+    when = pc.strftime(pa.array(times).cast(pa.timestamp("s")), format="%m/%d/%Y %I:%M:%S %p")
+    history = pc.binary_join_element_wise(*(named("N", (items + 7 * n) % 50_000) for n in range(30)), " ")
+    clicked = draws % 20
+    shown = (text_of(named("N", (items + 11 * n) % 50_000), (clicked == n).astype(np.int64)) for n in range(20))
+    return text(
+        [
+            named("", rng.integers(0, 1 << 30, n_rows)),
+            named("U", users),
+            when,
+            history,
+            pc.binary_join_element_wise(*shown, " "),
+        ],
+        "\t",
+    )
+
+
+def text_of(item: Any, label: Int64s) -> Any:
+    return pc.binary_join_element_wise(item, pa.array(label).cast(pa.string()), "-")
 
 
 def peak_mb() -> float:

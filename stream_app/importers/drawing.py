@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 
-from .recent_keys import Int64s, RecentKeys, has_key, pair_key
+from .page_draws import PAGE, TOO_FEW, draw_pages
+from .recent_keys import Int64s, RecentKeys
 from .source import ImportOptions, SourceError, Tally
 
-__all__ = ["EVALUATION_FEATURES", "Clicks", "DrawOptions", "Drawn", "Shown"]
+__all__ = ["EVALUATION_FEATURES", "Clicks", "DrawOptions", "Drawn", "Pages", "Shown"]
 
 EVALUATION_FEATURES: Final = ("in_window", "clicked_before")
 """Tell requests whose clicked item the drawing gives away; for slices of the evaluation, never for a model."""
 
-_DRAWS: Final = 256
-_TRIES: Final = 20
+_TOO_FEW_LEFT: Final = "clicks with too few candidates (history only)"
 
 
 class DrawOptions(ImportOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -52,8 +51,8 @@ class Clicks(NamedTuple):
     items: Int64s
     times: Int64s
     """UTC ms."""
-    shown: list[Any]
-    """What stands for each item among the candidates: its id, with whatever belongs to it."""
+    shown: Any
+    """``[N]`` or ``[N, K]`` of objects: what stands for each item among the candidates, its id and whatever belongs to it."""
 
 
 class Shown(NamedTuple):
@@ -65,6 +64,21 @@ class Shown(NamedTuple):
     """Whether the clicked item is among the clicks that candidates are drawn from, as all others are."""
     clicked_before: bool
     """Whether the user had clicked it before, as none of the others."""
+
+
+class Pages(NamedTuple):
+    """The pages of ``N`` clicks as columns; ``P`` of them are requests, in their order."""
+
+    of_click: Int64s
+    """``[P]``: which clicks."""
+    shown: Any
+    """``[P, 1 + n_negatives]`` or ``[P, 1 + n_negatives, K]`` of objects: what stands for each candidate."""
+    in_window: list[bool]
+    clicked_before: list[bool]
+    first_id: int
+    """Requests before these: their ids are counted."""
+    too_few: Int64s
+    """Clicks that were to be requests and are none, as too few candidates are left."""
 
 
 class Drawn:
@@ -85,12 +99,11 @@ class Drawn:
         self._window, self._warm_up, self._n_negatives = options.window, options.warm_up, options.n_negatives
         self._tally = tally
         self._items: Int64s = np.zeros(0, np.int64)
-        self._shown: list[Any] = []
+        self._shown: Any = None
         self._n_clicks = 0
         self._n_requests = 0
         self._users = RecentKeys(options.remembered)
         self._pairs = RecentKeys(options.remembered)
-        self._last_at: dict[int, int] = {}
 
     def finished(self) -> bool:
         """Whether no later click can be a request."""
@@ -98,77 +111,45 @@ class Drawn:
 
     def of(self, clicks: Clicks) -> Iterator[Shown | None]:
         """Yield the page of each click, None where it is no request."""
+        found = self.pages(clicks)
+        pages: dict[int, Shown | None] = dict.fromkeys(found.too_few.tolist())
+        columns = zip(found.of_click.tolist(), found.shown.tolist(), found.in_window, found.clicked_before, strict=True)
+        for n, (at, shown, in_window, clicked_before) in enumerate(columns, found.first_id):
+            pages[at] = Shown(str(n), shown, in_window, clicked_before)
+        for at in range(len(clicks.users)):
+            page = pages.get(at)
+            if page is None and at in pages:
+                self.count_too_few(1)
+            yield page
+
+    def pages(self, clicks: Clicks) -> Pages:
+        """Draw the pages of clicks; the caller counts those with too few candidates (:meth:`count_too_few`)."""
         kept = len(self._items)
-        self._items, self._shown = np.concatenate([self._items, clicks.items]), self._shown + clicks.shown
+        self._items = np.concatenate([self._items, clicks.items])
+        shown = np.asarray(clicks.shown, object)
+        self._shown = shown if self._shown is None else np.concatenate([self._shown, shown])
         ends = kept + np.searchsorted(clicks.times, clicks.times, side="left")
-        offset = self._n_clicks - kept
-        same_time: list[tuple[int, int, int]] = []
-        columns = zip(clicks.users.tolist(), clicks.items.tolist(), ends.tolist(), strict=True)
-        for at, (user, item, end) in enumerate(columns, kept):
-            if same_time and same_time[-1][2] < end:
-                self._move_on(same_time, offset)
-                same_time = []
-            pair, shown = pair_key(user, item), None
-            if at + offset >= self._warm_up and pair_key(user, 0) in self._users:
-                shown = self._page(user, at, pair in self._pairs, end, offset)
-            yield shown
-            self._pairs.add(pair)
-            same_time.append((user, item, at))
-        self._move_on(same_time, offset)
+        first_request = max(0, self._warm_up - self._n_clicks)
+        drawn = draw_pages(
+            self._rng, clicks.users, self._items, ends, first_request, self._window, self._n_negatives, self._users.keys,
+            self._pairs.keys,
+        )  # fmt: skip
+        self._users.keys, self._pairs.keys = drawn.users, drawn.pairs
+        requests = np.flatnonzero(drawn.status == PAGE)
+        found = Pages(
+            requests,
+            self._shown[drawn.places[requests]],
+            drawn.in_window[requests].tolist(),
+            drawn.clicked_before[requests].tolist(),
+            self._n_requests,
+            np.flatnonzero(drawn.status == TOO_FEW),
+        )
+        self._n_requests += len(requests)
         self._n_clicks += len(clicks.users)
-        self._items, self._shown = self._items[-self._window :].copy(), self._shown[-self._window :]
-        self._forget()
+        self._items, self._shown = self._items[-self._window :].copy(), self._shown[-self._window :].copy()
+        return found
 
-    def _move_on(self, clicks: list[tuple[int, int, int]], offset: int) -> None:
-        """Let the clicks of one time count for later ones."""
-        for user, item, at in clicks:
-            self._users.add(pair_key(user, 0))
-            self._last_at[item] = at + offset
-
-    def _forget(self) -> None:
-        """Drop the last clicks of items that the window has left behind, now and then."""
-        if len(self._last_at) > 4 * self._window:
-            self._last_at = {item: at for item, at in self._last_at.items() if at >= self._n_clicks - self._window}
-
-    def _page(self, user: int, at: int, clicked_before: bool, end: int, offset: int) -> Shown | None:
-        start = max(0, end - self._window)
-        chosen = self._draw(user, int(self._items[at]), start, end)
-        if chosen is None:
-            self._tally.left_out["clicks with too few candidates (history only)"] += 1
-            return None
-        places = [at, *chosen]
-        order = self._rng.permutation(len(places)).tolist()
-        self._n_requests += 1
-        in_window = self._last_at.get(int(self._items[at]), -1) >= start + offset
-        return Shown(str(self._n_requests - 1), [self._shown[places[i]] for i in order], in_window, clicked_before)
-
-    def _draw(self, user: int, item: int, start: int, end: int) -> list[int] | None:
-        chosen, n_chosen = np.zeros(self._n_negatives, np.int64), 0
-        window, pairs = self._items[start:end], self._pairs
-        for _ in range(_TRIES if len(window) else 0):
-            draws = self._rng.integers(0, len(window), _DRAWS)
-            n_chosen = _choose(draws, window, user, item, pairs.new, pairs.old, chosen, n_chosen)
-            if n_chosen == len(chosen):
-                return [start + place for place in chosen.tolist()]
-        return None
-
-
-@numba.njit(cache=True, nogil=True)
-def _choose(
-    draws: Int64s, window: Int64s, user: int, item: int, new: Int64s, old: Int64s, chosen: Int64s, n_chosen: int
-) -> int:
-    """Add the drawn places of the window to ``chosen`` that are other items, and new to the user; return how many there are."""
-    for place in draws:
-        code, known = window[place], False
-        for i in range(n_chosen):
-            known |= window[chosen[i]] == code
-        if known or code == item:
-            continue
-        key = pair_key(user, code)
-        if has_key(new, key) or has_key(old, key):
-            continue
-        chosen[n_chosen] = place
-        n_chosen += 1
-        if n_chosen == len(chosen):
-            break
-    return n_chosen
+    def count_too_few(self, n_clicks: int) -> None:
+        """Count clicks that are no requests as too few candidates are left."""
+        if n_clicks:
+            self._tally.left_out[_TOO_FEW_LEFT] += n_clicks

@@ -8,7 +8,7 @@ A row is (time, user, item, kind) and perhaps a value and a category. Rows are p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count, repeat
+from itertools import count, cycle, islice, repeat
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from stream_app.events import Action, IdHashes, Impression, ImpressionItem
 from stream_app.joiner.config import ItemSequence, JoinConfig
 
-from .drawing import EVALUATION_FEATURES, Clicks, Drawn, DrawOptions, Shown
+from .drawing import EVALUATION_FEATURES, Clicks, Drawn, DrawOptions
 from .lines import Block
 from .source import Chunk, Event, SourceError, Tally
 from .tables import strings
@@ -90,19 +90,16 @@ class InteractionsImport:
             for done in self._sort_all(sort):
                 yield Chunk([], int(_READING * done))
             events: list[Event] = []
-            n_requests = n_rows = 0
+            left, n_rows = limit, 0
             for rows in sort.merged():
-                for page, action in self._events(rows):
-                    if page is not None:
-                        events.append(page)
-                        n_requests += 1
-                    events.append(action)
-                    if n_requests == limit:
-                        break
+                found, n_requests = self._events(rows, left)
+                events += found
                 n_rows += rows.num_rows
                 done = int(self.total * (_READING + (1 - _READING) * n_rows / sort.n_rows))
-                if n_requests == limit:
-                    break
+                if left is not None:
+                    left -= n_requests
+                    if not left:
+                        break
                 if len(events) >= _CHUNK:
                     yield Chunk(events, done)
                     events = []
@@ -118,43 +115,80 @@ class InteractionsImport:
         if not sort.n_rows:
             raise SourceError(f"{', '.join(path.name for path in self.files)}: there is no row that can be imported")
 
-    def _events(self, rows: pa.RecordBatch) -> Iterator[tuple[Impression | None, Action]]:
+    def _events(self, rows: pa.RecordBatch, limit: int | None) -> tuple[list[Event], int]:
+        """Return the events of rows up to the ``limit``-th request, and how many requests there are."""
         users, items, kinds = (strings(rows.column(name)) for name in ("user", "item", "kind"))
         times, names = rows.column("ts").to_pylist(), rows.schema.names
-        values = rows.column("value").to_pylist() if "value" in names else repeat(None, len(users))
+        values = rows.column("value").to_pylist() if "value" in names else repeat(None)
         categories = strings(rows.column("category")) if "category" in names else [None] * len(users)
-        pages = self._pages(rows, users, list(zip(items, categories, strict=True)))
-        columns = zip(users, items, times, kinds, values, categories, pages, strict=True)
-        for user, item, ts, kind, value, category, page in columns:
-            request = None
-            if page is not None:
-                shown = [ImpressionItem(each, its, rank) for rank, (each, its) in enumerate(page.candidates)]
-                request = Impression(page.request_id, user, ts, shown, features=self._features(page))
-            yield request, Action(user, item, ts, kind, request.request_id if request else None, None, category, value)
+        if self._draws:
+            at, pages, n_rows = self._drawn_pages(rows, users, times, items, categories, limit)
+        else:
+            n_rows = len(users) if limit is None else min(limit, len(users))
+            at, pages = list(range(n_rows)), self._own_pages(users[:n_rows], times, items, categories)
+        requests: list[str | None] = [None] * len(users)
+        for row, page in zip(at, pages, strict=True):
+            requests[row] = page.request_id
+        columns = (users, items, times, kinds, requests, repeat(None), categories, values)
+        actions = list(islice(map(Action, *columns), n_rows))
+        return _in_order(actions, at, pages), len(pages)
 
-    def _features(self, page: Shown) -> dict[str, Any]:
-        if not self._draws:
-            return {}
-        return {"in_window": float(page.in_window), "clicked_before": float(page.clicked_before)}
+    def _own_pages(self, users: list[str], *columns: list[Any]) -> list[Impression]:
+        """Return a page for each row, with its own item alone."""
+        rows = zip(users, *columns, strict=False)
+        return [
+            Impression(str(next(self._request_ids)), user, ts, [ImpressionItem(item, category, 0)])
+            for user, ts, item, category in rows
+        ]
 
-    def _pages(self, rows: pa.RecordBatch, users: list[str], shown: list[Any]) -> Iterator[Shown | None]:
-        if not self._draws:
-            return (Shown(str(next(self._request_ids)), [each], True, False) for each in shown)
-        clicked = pc.equal(rows.column("kind"), CLICK).to_numpy(zero_copy_only=False)
-        places = np.flatnonzero(clicked).tolist()
-        # All of it at once: the drawing is done with a batch only when it has been asked for its last page.
-        drawn = list(
-            self._drawn.of(
-                Clicks(
-                    np.array([self._users[users[at]] for at in places], np.int64),
-                    np.array([self._items[shown[at][0]] for at in places], np.int64),
-                    rows.column("ts").to_numpy()[clicked],
-                    [shown[at] for at in places],
-                )
-            )
+    def _drawn_pages(
+        self,
+        rows: pa.RecordBatch,
+        users: list[str],
+        times: list[int],
+        items: list[str],
+        categories: list[Any],
+        limit: int | None,
+    ) -> tuple[list[int], list[Impression], int]:
+        """Return the rows that are requests and their pages, up to the ``limit``-th, and where the row after it is."""
+        clicked = np.flatnonzero(pc.equal(rows.column("kind"), CLICK).to_numpy(zero_copy_only=False))
+        chosen = clicked.tolist()
+        shown = np.array([items, categories], object).T[clicked]
+        users_of, items_of = ([ids[each[at]] for at in chosen] for ids, each in ((self._users, users), (self._items, items)))
+        clicks = Clicks(
+            np.array(users_of, np.int64), np.array(items_of, np.int64), rows.column("ts").to_numpy()[clicked], shown
         )
-        pages = iter(drawn)
-        return (next(pages) if positive else None for positive in clicked.tolist())
+        found = self._drawn.pages(clicks)
+        at = clicked[found.of_click].tolist()
+        n_rows = len(users)
+        if limit is not None and len(at) >= limit:
+            at, n_rows = at[:limit], at[limit - 1] + 1
+        self._drawn.count_too_few(int(np.count_nonzero(clicked[found.too_few] < n_rows)))
+        n_shown = found.shown.shape[1]
+        each = (found.shown[: len(at), :, of].ravel().tolist() for of in range(2))
+        listed = list(map(ImpressionItem, *each, cycle(range(n_shown))))
+        pages = [
+            Impression(
+                str(found.first_id + n),
+                users[row],
+                times[row],
+                listed[n * n_shown : (n + 1) * n_shown],
+                features={"in_window": float(in_window), "clicked_before": float(before)},
+            )
+            for n, (row, in_window, before) in enumerate(zip(at, found.in_window, found.clicked_before, strict=False))
+        ]
+        return at, pages, n_rows
+
+
+def _in_order(actions: list[Action], at: list[int], pages: list[Impression]) -> list[Event]:
+    """Return the actions, with a page before each of those at ``at``."""
+    events: list[Event] = []
+    first = 0
+    for row, page in zip(at, pages, strict=True):
+        events += actions[first:row]
+        events.append(page)
+        first = row
+    return events + actions[first:]
 
 
 def interactions(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Int64s", "RecentKeys", "has_key", "pair_key"]
+__all__ = ["Int64s", "Keys", "RecentKeys", "holds", "pair_key", "remember"]
 
 Int64s = npt.NDArray[np.int64]
 _FIRST_SLOTS: Final = 1 << 12
@@ -27,7 +27,7 @@ def pair_key(first: int, second: int) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def has_key(slots: Int64s, key: int) -> bool:
+def _has_key(slots: Int64s, key: int) -> bool:
     """Whether a table (linear probing, a power of two of slots, 0 is empty) holds a key."""
     mask = len(slots) - 1
     at = key & mask
@@ -59,6 +59,34 @@ def _moved(slots: Int64s, n_slots: int) -> Int64s:
     return wider
 
 
+class Keys(NamedTuple):
+    """What :class:`RecentKeys` holds, as kernels take it."""
+
+    new: Int64s
+    old: Int64s
+    n_new: int
+    capacity: int
+
+
+@numba.njit(cache=True, nogil=True)
+def holds(keys: Keys, key: int) -> bool:
+    """Whether a key is remembered."""
+    return _has_key(keys.new, key) or _has_key(keys.old, key)
+
+
+@numba.njit(cache=True, nogil=True)
+def remember(keys: Keys, key: int) -> Keys:
+    """Return the keys with one more: the same arrays, unless they are full."""
+    if not _add(keys.new, key):
+        return keys
+    n_new = keys.n_new + 1
+    if n_new >= keys.capacity:
+        return Keys(np.zeros(_FIRST_SLOTS, np.int64), keys.new, 0, keys.capacity)
+    if 2 * n_new > len(keys.new):
+        return Keys(_moved(keys.new, 2 * len(keys.new)), keys.old, n_new, keys.capacity)
+    return Keys(keys.new, keys.old, n_new, keys.capacity)
+
+
 class RecentKeys:
     """The newest keys: at least ``capacity`` different ones, at most twice as many.
 
@@ -70,20 +98,11 @@ class RecentKeys:
     """
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.new = np.zeros(_FIRST_SLOTS, np.int64)
-        self.old = np.zeros(_FIRST_SLOTS, np.int64)
-        self._n_new = 0
+        self.keys = Keys(np.zeros(_FIRST_SLOTS, np.int64), np.zeros(_FIRST_SLOTS, np.int64), 0, capacity)
 
     def add(self, key: int) -> None:
         """Remember a key that is well mixed and not 0."""
-        if not _add(self.new, key):
-            return
-        self._n_new += 1
-        if self._n_new >= self.capacity:
-            self.old, self.new, self._n_new = self.new, np.zeros(_FIRST_SLOTS, np.int64), 0
-        elif 2 * self._n_new > len(self.new):
-            self.new = _moved(self.new, 2 * len(self.new))
+        self.keys = remember(self.keys, key)
 
     def __contains__(self, key: int) -> bool:
-        return bool(has_key(self.new, key) or has_key(self.old, key))
+        return bool(holds(self.keys, key))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from learners.samples import SampleBlock
 from stream_app.events import ACTIONS, IMPRESSIONS, Action, Impression
-from stream_app.importers.drawing import Clicks, Drawn, DrawOptions
+from stream_app.importers.drawing import Clicks, Drawn, DrawOptions, Shown
 from stream_app.importers.recent_keys import RecentKeys, pair_key
 from stream_app.importers.registry import importer_kind
 from stream_app.importers.report import ImportReport
@@ -387,3 +387,63 @@ def test_drawing_forgets_what_is_old() -> None:
         return found
 
     assert again(10_000) == 0 < again(20)
+
+
+def plainly_drawn(options: DrawOptions, batches: list[Clicks]) -> list[Shown | None]:
+    """What :class:`Drawn` does, click by click, with NumPy's generator, sets and dicts; nothing is forgotten."""
+    rng = np.random.default_rng(options.seed)
+    items: list[int] = []
+    users_by_time: list[tuple[int, int]] = []
+    pairs: set[tuple[int, int]] = set()
+    pages: list[Shown | None] = []
+    n_requests = 0
+    for clicks in batches:
+        for user, item, ts in zip(clicks.users.tolist(), clicks.items.tolist(), clicks.times.tolist(), strict=True):
+            earlier = [at for at, (_, when) in enumerate(users_by_time) if when < ts]
+            window = earlier[-options.window :]
+            page, at = None, len(items)
+            if at >= options.warm_up and any(users_by_time[each][0] == user for each in earlier):
+                chosen: list[int] = []
+                for _ in range(20):
+                    for place in rng.integers(0, len(window), 256).tolist():
+                        code = items[window[place]]
+                        full = len(chosen) == options.n_negatives
+                        if full or code in {item, *(items[each] for each in chosen)} or (user, code) in pairs:
+                            continue
+                        chosen.append(window[place])
+                    if len(chosen) == options.n_negatives:
+                        break
+                if len(chosen) == options.n_negatives:
+                    shown = [[item, *(items[each] for each in chosen)][i] for i in rng.permutation(len(chosen) + 1).tolist()]
+                    in_window = item in {items[each] for each in window}
+                    page = Shown(str(n_requests), shown, in_window, (user, item) in pairs)
+                    n_requests += 1
+            pages.append(page)
+            items.append(item)
+            users_by_time.append((user, ts))
+            pairs.add((user, item))
+    return pages
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 12), st.integers(0, 2)), min_size=1, max_size=120),
+    st.integers(1, 30),
+    st.integers(0, 20),
+    st.integers(1, 4),
+    st.integers(1, 40),
+)
+def test_drawing_is_a_plain_loop(
+    steps: list[tuple[int, int, int]], window: int, warm_up: int, n_negatives: int, batch: int
+) -> None:
+    options = DrawOptions(seed=7, window=window, warm_up=warm_up, n_negatives=n_negatives)
+    users, items, steps_ms = (np.array(column) for column in zip(*steps, strict=True))
+    times = np.cumsum(steps_ms)
+    cuts = [0, *(int(np.searchsorted(times, times[at])) for at in range(batch, len(times), batch)), len(times)]
+    batches = [
+        Clicks(users[first:end], items[first:end], times[first:end], items[first:end].tolist())
+        for first, end in pairwise(dict.fromkeys(cuts))
+        if first < end
+    ]
+    tally = Tally("stop")
+    drawn = Drawn(options, tally)
+    assert [page for clicks in batches for page in drawn.of(clicks)] == plainly_drawn(options, batches)
