@@ -6,7 +6,7 @@ Row 0 is the missing id (key 0). Rows are dense: new keys take freed rows first,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from learners.tables.storage import capacity_for, lengthened, power_of_two
 Keys = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 State = dict[str, npt.NDArray[Any]]
+Id = TypeVar("Id", np.int64, np.int32)
 FIRST_ROWS = 1024
 EVICTED_SHARE = 8
 
@@ -58,7 +59,7 @@ class RowIndex:
         self.times = EventTimes(capacity)
         self.changed: npt.NDArray[np.bool_] = np.zeros(capacity, np.bool_)
         """Rows that are no longer as they were at the last mark; see :mod:`learners.tables.changes`."""
-        self._slots: Rows = np.full(_slots_for(max(rows, min(FIRST_ROWS, self.max_rows))), probing.EMPTY)
+        self._slots: probing.Slots = np.zeros(_slots_for(max(rows, min(FIRST_ROWS, self.max_rows))), np.uint32)
 
     def __len__(self) -> int:
         """Return how many keys have a row."""
@@ -85,9 +86,13 @@ class RowIndex:
         probing.find(self._slots, self.keys, keys, rows)
         return rows
 
-    def find_or_admit(self, keys: Keys) -> tuple[Rows, Rows]:
+    def find_or_admit(self, keys: Keys, uses: Keys | None = None) -> tuple[Rows, Rows]:
         """Return the row of every key ``[N]``, -1 where it was not admitted, and the rows that are new, to be initialised
         (:attr:`capacity` may have grown).
+
+        Args:
+            keys: may repeat.
+            uses: the place in ``keys`` of each use in the batch, where ``keys`` are its distinct ones; uses count for admission.
 
         Raises:
             ValueError: ``max_rows`` is too small for one batch.
@@ -95,20 +100,20 @@ class RowIndex:
         rows = self.find(keys)
         if not len(rows) or rows.min() >= 0:
             return rows, np.zeros(0, np.int32)
-        admitted = self.admission.admit(keys[rows < 0])
+        unknown = rows < 0
+        admitted = self.admission.admit(keys[unknown] if uses is None else keys[uses[unknown[uses]]])
         if not len(admitted):
             return rows, np.zeros(0, np.int32)
         new = self._admit(admitted, protected=rows[rows > 0])
-        return self.find(keys), new
+        rows[unknown] = self.find(keys[unknown])
+        return rows, new
 
-    def dedupe(self, rows: Rows) -> tuple[Rows, Keys]:
-        """Return the distinct rows in order of appearance ``[U]``, and each row's place among them ``[N]``.
-
-        Rows of -1 stand for a key each and are not merged.
-        """
-        unique, inverse = np.empty(len(rows), np.int32), np.empty(len(rows), np.int64)
-        scratch = np.full(power_of_two(2 * len(rows) + 1), probing.EMPTY)
-        n = probing.dedupe(rows, scratch, unique, inverse)
+    @staticmethod
+    def dedupe(ids: npt.NDArray[Id]) -> tuple[npt.NDArray[Id], Keys]:
+        """Return the distinct keys or rows in order of appearance ``[U]``, and each one's place among them ``[N]``."""
+        unique, inverse = np.empty(len(ids), ids.dtype), np.empty(len(ids), np.int64)
+        scratch = np.full(power_of_two(2 * len(ids) + 1), -1, np.int32)
+        n = probing.dedupe(ids, scratch, unique, inverse)
         return unique[:n], inverse
 
     def touch(self, rows: Rows, ts: int) -> None:
@@ -137,8 +142,8 @@ class RowIndex:
             self.changed = lengthened(self.changed, used, capacity)
             self.times.lengthen(used, capacity)
         if len(self._slots) < (n_slots := _slots_for(needed)):
-            self._slots = np.zeros(0, np.int32)  # given back first, since the new ones are made from the keys alone
-            self._slots = np.full(n_slots, probing.EMPTY)
+            self._slots = np.zeros(0, np.uint32)  # given back first, since the new ones are made from the keys alone
+            self._slots = np.zeros(n_slots, np.uint32)
             probing.rebuild(self._slots, self.keys, self.n)
 
     def _make_room(self, least: int, protected: Rows) -> None:
