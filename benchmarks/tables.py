@@ -1,9 +1,10 @@
 """Tables at 10^5 to 10^7 rows of 16: look-ups from key to row, look-up + update beside torch's and fbgemm's, peak memory.
 
 Run: ``python benchmarks/tables.py [--quick]``. One thread. CPU time of this thread, the median of the repeats; those that are
-compared take turns. Peers are told rows, and look up, take a gradient by autograd and step. Ours is measured as a network uses it
-("keys": rows found and counted, autograd, step), the same without autograd ("keys, update"), and told rows like the peers ("rows").
-The bound of key -> row is what it must read at least, one slot and one key at places that are known before, of as large arrays.
+compared take turns. Peers are told rows, and look up, take a gradient by autograd and step. Ours is measured as a network uses
+it ("keys": rows found and counted, autograd, step), the same without autograd ("keys, update": found twice), and told rows like
+the peers ("rows": without autograd). The bound of key -> row is what must be read at least: a slot and a key, at places that
+are known beforehand, of arrays as large.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def measure(n_rows: int, with_peers: bool) -> None:
         table.update(keys, grad, TS)
 
     def by_row() -> None:
-        table._weight.index_select(0, torch.from_numpy(rows))
+        table._vectors(keys, rows)
         table.update_rows(rows, grad)
 
     runs: dict[str, Callable[[], object]] = {

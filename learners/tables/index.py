@@ -15,13 +15,15 @@ from learners.tables import probing
 from learners.tables.admission import Admission, AdmitAll
 from learners.tables.event_times import EventTimes
 from learners.tables.eviction import lowest
-from learners.tables.storage import capacity_for, lengthened, power_of_two
+from learners.tables.storage import capacity_for, lengthened, power_of_two, zeros
 
 Keys = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 State = dict[str, npt.NDArray[Any]]
 Id = TypeVar("Id", np.int64, np.int32)
 FIRST_ROWS = 1024
+ROW = np.dtype([("key", "i8"), ("count", "u4"), ("first", "u4"), ("last", "u4"), ("changed", "?")], align=True)
+"""What the index keeps of a row, 24 bytes side by side: a search reads the key, and what is counted lies in the same line."""
 EVICTED_SHARE = 8
 
 
@@ -54,12 +56,16 @@ class RowIndex:
         capacity = capacity_for(max(rows, FIRST_ROWS), self.max_rows)
         self.n = 1
         self.free: Rows = np.zeros(0, np.int32)
-        self.keys: Keys = np.zeros(capacity, np.int64)
-        self.count: npt.NDArray[np.uint32] = np.zeros(capacity, np.uint32)
-        self.times = EventTimes(capacity)
-        self.changed: npt.NDArray[np.bool_] = np.zeros(capacity, np.bool_)
-        """Rows that are no longer as they were at the last mark; see :mod:`learners.tables.changes`."""
+        self._name_columns(zeros((capacity,), ROW))
+        self.times = EventTimes(self._rows["first"], self._rows["last"])
         self._slots: probing.Slots = np.zeros(_slots_for(max(rows, min(FIRST_ROWS, self.max_rows))), np.uint32)
+
+    def _name_columns(self, rows: npt.NDArray[Any]) -> None:
+        self._rows = rows
+        self.keys: Keys = rows["key"]
+        self.count: npt.NDArray[np.uint32] = rows["count"]
+        self.changed: npt.NDArray[np.bool_] = rows["changed"]
+        """Rows that are no longer as they were at the last mark; see :mod:`learners.tables.changes`."""
 
     def __len__(self) -> int:
         """Return how many keys have a row."""
@@ -92,7 +98,7 @@ class RowIndex:
 
         Args:
             keys: may repeat.
-            uses: the place in ``keys`` of each use in the batch, where ``keys`` are its distinct ones; uses count for admission.
+            uses: place in ``keys`` of each use in the batch, where ``keys`` are its distinct ones; uses count for admission.
 
         Raises:
             ValueError: ``max_rows`` is too small for one batch.
@@ -138,9 +144,8 @@ class RowIndex:
     def _grow(self, needed: int) -> None:
         if needed > self.capacity:
             capacity, used = capacity_for(needed, self.max_rows), self.n
-            self.keys, self.count = lengthened(self.keys, used, capacity), lengthened(self.count, used, capacity)
-            self.changed = lengthened(self.changed, used, capacity)
-            self.times.lengthen(used, capacity)
+            self._name_columns(lengthened(self._rows, used, capacity))
+            self.times.move(used, self._rows["first"], self._rows["last"])
         if len(self._slots) < (n_slots := _slots_for(needed)):
             self._slots = np.zeros(0, np.uint32)  # given back first, since the new ones are made from the keys alone
             self._slots = np.zeros(n_slots, np.uint32)
@@ -226,8 +231,7 @@ class RowIndex:
     @property
     def bytes_per_row(self) -> int:
         """Bytes of a row in use, without its share of the slots."""
-        columns = self.keys, self.count, self.times.first, self.times.last, self.changed
-        return sum(column.itemsize for column in columns)
+        return ROW.itemsize + 2 * self.times.wide * self.times.first.itemsize
 
     @property
     def nbytes(self) -> int:

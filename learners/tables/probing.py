@@ -38,7 +38,8 @@ def _tag(bits: np.uint64, mask: np.uint64) -> np.uint32:
 @numba.njit(cache=True, nogil=True, inline="always")
 def _other(slot: np.uint32, bits: np.uint64, mask: np.uint64) -> bool:
     """Whether a slot is another key's for sure: taken, and its tag does not fit."""
-    return slot != EMPTY and np.uint64(slot) & ~mask != np.uint64(_tag(bits, mask))
+    other: bool = slot != EMPTY and np.uint64(slot) & ~mask != np.uint64(_tag(bits, mask))
+    return other
 
 
 @numba.njit(cache=True, nogil=True)
@@ -68,14 +69,15 @@ def _walked(slots: Slots, bits: np.uint64, mask: np.uint64) -> np.uint32:
     at = bits & mask
     while _other(slots[at], bits, mask):
         at = (at + _ONE) & mask
-    return slots[at]
+    slot: np.uint32 = slots[at]
+    return slot
 
 
 @numba.njit(cache=True, nogil=True)
-def find_one(slots: Slots, row_keys: Keys, key: int) -> int:
+def find_one(slots: Slots, row_keys: Keys, key: int) -> np.int64:
     """Return the row of a key: 0 for the missing id, -1 for a key that has none."""
     if key == 0:
-        return 0
+        return np.int64(0)
     mask, bits = np.uint64(len(slots) - 1), mix64(np.uint64(key))
     at = bits & mask
     while slots[at] != EMPTY:
@@ -84,7 +86,7 @@ def find_one(slots: Slots, row_keys: Keys, key: int) -> int:
             if row_keys[row] == key:
                 return np.int64(row)
         at = (at + _ONE) & mask
-    return -1
+    return np.int64(-1)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -134,7 +136,7 @@ def rebuild(slots: Slots, row_keys: Keys, n_rows: int) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def dedupe(ids: Keys | Rows, scratch: Rows, unique: Keys | Rows, inverse: Keys) -> int:
-    """Write the distinct ``ids`` (keys or rows) in order of first appearance to ``unique``, and the place of each to ``inverse``.
+    """Write the distinct ``ids``, keys or rows, in order of first appearance to ``unique``, the place of each to ``inverse``.
 
     ``scratch`` is a hash table of places in ``unique``: all -1, a power of two, longer than ``ids``. It is of the batch's size
     and not of the table's, so it stays in cache, and what a batch repeats is looked up in the table once.
@@ -161,11 +163,7 @@ def touch(rows: Rows, code: int, count: Counts, first: Codes, last: Codes, chang
     """Count one use of each of the distinct ``rows`` at the event time that ``code`` stands for; -1 is passed over."""
     for i in range(len(rows)):
         if i + AHEAD < len(rows):
-            ahead = max(rows[i + AHEAD], 0)
-            prefetch(count, ahead)
-            prefetch(first, ahead)
-            prefetch(last, ahead)
-            prefetch(changed, ahead)
+            prefetch(count, max(rows[i + AHEAD], 0))  # the other columns of a row lie beside it
         row = rows[i]
         if row >= 0:
             if count[row] == 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +39,7 @@ class Gathered(NamedTuple):
     def of(self, use: int) -> torch.Tensor:
         """Return the vectors of the ``use``-th key array, ``[N, D]``."""
         if self.weight.requires_grad and self.weight.device.type == "cpu":
-            vectors: torch.Tensor = _Uses.apply(self.weight, self.places[use])  # type: ignore[no-untyped-call]
-            return vectors
+            return cast(torch.Tensor, _Uses.apply(self.weight, self.places[use]))
         return torch.nn.functional.embedding(self.places[use], self.weight)
 
 
