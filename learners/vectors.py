@@ -59,7 +59,7 @@ class VectorStore:
         self._keys: Keys = np.zeros(rows, np.int64)
         self._older: Rows = np.zeros(rows, np.int32)
         self._newer: Rows = np.zeros(rows, np.int32)
-        self._slots: Rows = np.full(power_of_two(2 * rows), probing.EMPTY)
+        self._slots: probing.Slots = np.zeros(power_of_two(2 * rows), np.uint32)
         self._sizes = np.zeros(2, np.int64)  # items held, items that gave way
 
     def __len__(self) -> int:
@@ -140,13 +140,21 @@ def _mapped(path: Path | None, rows: int, dim: int) -> Vectors:
 
 
 @numba.njit(cache=True, nogil=True)
-def _put(slots: Rows, keys: Keys, older: Rows, newer: Rows, sizes: Keys, held: Vectors, items: Keys, vectors: Vectors) -> None:
+def _put(
+    slots: probing.Slots,
+    keys: Keys,
+    older: Rows,
+    newer: Rows,
+    sizes: Keys,
+    held: Vectors,
+    items: Keys,
+    vectors: Vectors,
+) -> None:
     """Write one vector after the other. ``older`` and ``newer`` link the rows in a ring by age: row 0 has the newest vector
     on its older side, and on its newer side the oldest one."""
-    capacity, found = len(keys) - 1, np.empty(1, np.int32)
+    capacity = len(keys) - 1
     for i in range(len(items)):
-        probing.find(slots, keys, items[i : i + 1], found)
-        row = found[0]
+        row = np.int32(probing.find_one(slots, keys, items[i]))
         if row < 0 and sizes[0] < capacity:
             sizes[0] += 1
             row = np.int32(sizes[0])

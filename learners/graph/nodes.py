@@ -72,12 +72,12 @@ class GraphNodes:
             source: where each node stands in (history, now), ``[N]``.
             ts: event time of the batch, ms.
         """
-        ids = self.table.keys_of(vectors)
+        ids = vectors.keys
         places = torch.cat([vectors.places[PAST], vectors.places[NOW]]).cpu().numpy()[source]
         drawn = vectors.places[DRAWN]
         first = second = vectors.weight
         if self.bias is not None:
-            bias = self.bias.gather(ids, learn=True, ts=ts).of(0)  # [U, 1]; an id that has no row may be there twice
+            bias = self.bias.gather(ids, learn=True, ts=ts).of(0)  # [U, 1]
             first, second = torch.cat([first, torch.ones_like(bias)], 1), torch.cat([second, bias], 1)
         log_p = None if self.options.log_q == "none" else self.queue.log_probability(ids)
         at = drawn.cpu().numpy()

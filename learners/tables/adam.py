@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from learners.tables.prefetch import AHEAD, prefetch
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -32,6 +34,11 @@ def adam(
     are left alone."""
     b1, b2 = np.float32(beta1), np.float32(beta2)
     for i in range(len(rows)):
+        if i + AHEAD < len(rows):
+            ahead = max(rows[i + AHEAD], 0)
+            prefetch(weight, ahead)
+            prefetch(mean, ahead)
+            prefetch(square, ahead)
         row = rows[i]
         if row <= 0 or not grad[i].any():
             continue

@@ -52,11 +52,11 @@ class CountTable:
             ts: event time in ms.
             keep: factor per key ``[N]`` on what was there before (equal for equal keys); all of it by default.
         """
-        rows, new = self.index.find_or_admit(keys)
+        distinct, inverse = self.index.dedupe(np.ascontiguousarray(keys))
+        unique, new = self.index.find_or_admit(distinct, inverse)
         if self.index.capacity > len(self._values):
             self._values = lengthened(self._values, self.index.n, self.index.capacity)
         self._values[new] = 0.0
-        unique, inverse = self.index.dedupe(rows)
         factors = np.zeros(0) if keep is None else keep
         _add(self._values, unique, inverse, amounts, factors)
         self.index.touch(unique[unique > 0], ts)

@@ -23,12 +23,11 @@ class EventTimes:
     """First and last event time (ms) per row; 0 is none.
 
     Args:
-        capacity: rows.
+        first, last: uint32 of zeros, ``[capacity]``, where times are kept while they fit.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.first: npt.NDArray[Any] = np.zeros(capacity, np.uint32)
-        self.last: npt.NDArray[Any] = np.zeros(capacity, np.uint32)
+    def __init__(self, first: npt.NDArray[Any], last: npt.NDArray[Any]) -> None:
+        self.first, self.last = first, last
         self._base: int | None = None
 
     @property
@@ -62,9 +61,12 @@ class EventTimes:
             self.code(ts)
         self.first[rows], self.last[rows] = self._codes(first), self._codes(last)
 
-    def lengthen(self, used: int, capacity: int) -> None:
-        """Make room."""
-        self.first, self.last = lengthened(self.first, used, capacity), lengthened(self.last, used, capacity)
+    def move(self, used: int, first: npt.NDArray[Any], last: npt.NDArray[Any]) -> None:
+        """Go on in longer arrays that hold what was in ours."""
+        if self.wide:
+            self.first, self.last = lengthened(self.first, used, len(first)), lengthened(self.last, used, len(last))
+        else:
+            self.first, self.last = first, last
 
     def _codes(self, times: Times) -> npt.NDArray[Any]:
         if self.wide or self._base is None:

@@ -6,7 +6,7 @@ Row 0 is the missing id (key 0). Rows are dense: new keys take freed rows first,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,15 @@ from learners.tables import probing
 from learners.tables.admission import Admission, AdmitAll
 from learners.tables.event_times import EventTimes
 from learners.tables.eviction import lowest
-from learners.tables.storage import capacity_for, lengthened, power_of_two
+from learners.tables.storage import capacity_for, lengthened, power_of_two, zeros
 
 Keys = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 State = dict[str, npt.NDArray[Any]]
+Id = TypeVar("Id", np.int64, np.int32)
 FIRST_ROWS = 1024
+ROW = np.dtype([("key", "i8"), ("count", "u4"), ("first", "u4"), ("last", "u4"), ("changed", "?")], align=True)
+"""What the index keeps of a row, 24 bytes side by side: a search reads the key, and what is counted lies in the same line."""
 EVICTED_SHARE = 8
 
 
@@ -53,12 +56,16 @@ class RowIndex:
         capacity = capacity_for(max(rows, FIRST_ROWS), self.max_rows)
         self.n = 1
         self.free: Rows = np.zeros(0, np.int32)
-        self.keys: Keys = np.zeros(capacity, np.int64)
-        self.count: npt.NDArray[np.uint32] = np.zeros(capacity, np.uint32)
-        self.times = EventTimes(capacity)
-        self.changed: npt.NDArray[np.bool_] = np.zeros(capacity, np.bool_)
+        self._name_columns(zeros((capacity,), ROW))
+        self.times = EventTimes(self._rows["first"], self._rows["last"])
+        self._slots: probing.Slots = np.zeros(_slots_for(max(rows, min(FIRST_ROWS, self.max_rows))), np.uint32)
+
+    def _name_columns(self, rows: npt.NDArray[Any]) -> None:
+        self._rows = rows
+        self.keys: Keys = rows["key"]
+        self.count: npt.NDArray[np.uint32] = rows["count"]
+        self.changed: npt.NDArray[np.bool_] = rows["changed"]
         """Rows that are no longer as they were at the last mark; see :mod:`learners.tables.changes`."""
-        self._slots: Rows = np.full(_slots_for(max(rows, min(FIRST_ROWS, self.max_rows))), probing.EMPTY)
 
     def __len__(self) -> int:
         """Return how many keys have a row."""
@@ -85,9 +92,13 @@ class RowIndex:
         probing.find(self._slots, self.keys, keys, rows)
         return rows
 
-    def find_or_admit(self, keys: Keys) -> tuple[Rows, Rows]:
+    def find_or_admit(self, keys: Keys, uses: Keys | None = None) -> tuple[Rows, Rows]:
         """Return the row of every key ``[N]``, -1 where it was not admitted, and the rows that are new, to be initialised
         (:attr:`capacity` may have grown).
+
+        Args:
+            keys: may repeat.
+            uses: place in ``keys`` of each use in the batch, where ``keys`` are its distinct ones; uses count for admission.
 
         Raises:
             ValueError: ``max_rows`` is too small for one batch.
@@ -95,20 +106,20 @@ class RowIndex:
         rows = self.find(keys)
         if not len(rows) or rows.min() >= 0:
             return rows, np.zeros(0, np.int32)
-        admitted = self.admission.admit(keys[rows < 0])
+        unknown = rows < 0
+        admitted = self.admission.admit(keys[unknown] if uses is None else keys[uses[unknown[uses]]])
         if not len(admitted):
             return rows, np.zeros(0, np.int32)
         new = self._admit(admitted, protected=rows[rows > 0])
-        return self.find(keys), new
+        rows[unknown] = self.find(keys[unknown])
+        return rows, new
 
-    def dedupe(self, rows: Rows) -> tuple[Rows, Keys]:
-        """Return the distinct rows in order of appearance ``[U]``, and each row's place among them ``[N]``.
-
-        Rows of -1 stand for a key each and are not merged.
-        """
-        unique, inverse = np.empty(len(rows), np.int32), np.empty(len(rows), np.int64)
-        scratch = np.full(power_of_two(2 * len(rows) + 1), probing.EMPTY)
-        n = probing.dedupe(rows, scratch, unique, inverse)
+    @staticmethod
+    def dedupe(ids: npt.NDArray[Id]) -> tuple[npt.NDArray[Id], Keys]:
+        """Return the distinct keys or rows in order of appearance ``[U]``, and each one's place among them ``[N]``."""
+        unique, inverse = np.empty(len(ids), ids.dtype), np.empty(len(ids), np.int64)
+        scratch = np.full(power_of_two(2 * len(ids) + 1), -1, np.int32)
+        n = probing.dedupe(ids, scratch, unique, inverse)
         return unique[:n], inverse
 
     def touch(self, rows: Rows, ts: int) -> None:
@@ -133,12 +144,11 @@ class RowIndex:
     def _grow(self, needed: int) -> None:
         if needed > self.capacity:
             capacity, used = capacity_for(needed, self.max_rows), self.n
-            self.keys, self.count = lengthened(self.keys, used, capacity), lengthened(self.count, used, capacity)
-            self.changed = lengthened(self.changed, used, capacity)
-            self.times.lengthen(used, capacity)
+            self._name_columns(lengthened(self._rows, used, capacity))
+            self.times.move(used, self._rows["first"], self._rows["last"])
         if len(self._slots) < (n_slots := _slots_for(needed)):
-            self._slots = np.zeros(0, np.int32)  # given back first, since the new ones are made from the keys alone
-            self._slots = np.full(n_slots, probing.EMPTY)
+            self._slots = np.zeros(0, np.uint32)  # given back first, since the new ones are made from the keys alone
+            self._slots = np.zeros(n_slots, np.uint32)
             probing.rebuild(self._slots, self.keys, self.n)
 
     def _make_room(self, least: int, protected: Rows) -> None:
@@ -221,8 +231,7 @@ class RowIndex:
     @property
     def bytes_per_row(self) -> int:
         """Bytes of a row in use, without its share of the slots."""
-        columns = self.keys, self.count, self.times.first, self.times.last, self.changed
-        return sum(column.itemsize for column in columns)
+        return ROW.itemsize + 2 * self.times.wide * self.times.first.itemsize
 
     @property
     def nbytes(self) -> int:

@@ -1,12 +1,12 @@
 """The optimisers of a table: which columns a row has beside its vector, and a step over distinct rows.
 
-Compiled kernels serve the CPU, their torch twins any device. :func:`sum_repeated` goes before a step when a gradient comes per
-use of a key instead of per key.
+Compiled kernels serve the CPU, their torch twins any device. :func:`add_at` goes before a step when a gradient comes per use of
+a key instead of per key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numba
@@ -22,8 +22,6 @@ from learners.tables.update import rowwise_adagrad, rowwise_adagrad_torch
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
-BLOCK = 4096
-"""Rows whose summed gradients are made and used while they are in cache."""
 
 
 def columns(config: TableConfig) -> dict[str, tuple[int, ...]]:
@@ -72,42 +70,10 @@ def _options(config: TableConfig) -> tuple[float, ...]:
     }[config.optimiser]
 
 
-def sum_repeated(n_unique: int, inverse: Places, grad: Floats) -> Iterator[tuple[slice, Floats]]:
-    """Yield (places, summed gradient ``[<= BLOCK, D]``) over the ``n_unique`` places of :meth:`RowIndex.dedupe`.
-
-    The gradient of each place is summed in the order of its uses, so the sum does not depend on blocks or threads. The array is
-    used again by the next block.
-
-    Args:
-        n_unique: places.
-        inverse: the place of each use, ``[N]``.
-        grad: per use, ``[N, D]``.
-    """
-    heads, following = np.full(n_unique, -1), np.empty(len(inverse), np.int64)
-    _chain(inverse, heads, following)
-    total = np.empty((min(BLOCK, n_unique), grad.shape[1]), np.float32)
-    for start in range(0, n_unique, BLOCK):
-        places = slice(start, min(start + BLOCK, n_unique))
-        _sum(heads[places], following, grad, total)
-        yield places, total[: places.stop - start]
-
-
 @numba.njit(cache=True, nogil=True)
-def _chain(inverse: Places, heads: Places, following: Places) -> None:
-    """Link the uses of each place in their order: walked from the last, each goes in front."""
-    for i in range(len(inverse) - 1, -1, -1):
-        following[i] = heads[inverse[i]]
-        heads[inverse[i]] = i
-
-
-@numba.njit(cache=True, nogil=True)
-def _sum(heads: Places, following: Places, grad: Floats, total: Floats) -> None:
-    for u in range(len(heads)):
-        use = heads[u]
+def add_at(places: Places, grad: Floats, total: Floats) -> None:
+    """Add the gradient of each use ``[N, D]`` to its place in ``total [U, D]``, in the order of uses."""
+    for i in range(len(places)):
+        at = places[i]
         for d in range(grad.shape[1]):
-            total[u, d] = grad[use, d]
-        use = following[use]
-        while use >= 0:
-            for d in range(grad.shape[1]):
-                total[u, d] += grad[use, d]
-            use = following[use]
+            total[at, d] += grad[i, d]

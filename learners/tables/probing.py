@@ -1,6 +1,8 @@
 """Key -> row: open addressing with linear probing over NumPy arrays, compiled.
 
-A key is a 64-bit id; 0 is the missing id and never enters. ``slots`` holds rows, -1 where empty, and its X
+A key is a 64-bit id; 0 is the missing id and never enters. A slot is 32 bits: a row in its low bits, as many as number the
+slots, and part of the key's hash, the tag, in those above; 0 is empty, since row 0 is the missing id's. A search reads the
+keys of rows whose tag fits and hardly ever of others, so that it costs two reads of memory, a slot and a key, at any load.
 """
 
 from __future__ import annotations
@@ -11,121 +13,175 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from learners.tables.prefetch import AHEAD, prefetch
 from negative_queues.draws import fold64, mix64, uniform_unit
 
 Keys = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
+Slots = npt.NDArray[np.uint32]
+Hashes = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.uint32]
 Codes = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
-EMPTY = np.int32(-1)
+EMPTY = np.uint32(0)
+GROUP = 256
+"""Keys that are looked up together: one pass over them per read, each asking for what the next one reads."""
+_ONE, _HALF = np.uint64(1), np.uint64(32)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _tag(bits: np.uint64, mask: np.uint64) -> np.uint32:
+    """Return the tag of a hash: the part of its upper half that a slot has room for, in place."""
+    return np.uint32((bits >> _HALF) & ~mask)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _other(slot: np.uint32, bits: np.uint64, mask: np.uint64) -> bool:
+    """Whether a slot is another key's for sure: taken, and its tag does not fit."""
+    other: bool = slot != EMPTY and np.uint64(slot) & ~mask != np.uint64(_tag(bits, mask))
+    return other
 
 
 @numba.njit(cache=True, nogil=True)
-def find(slots: Rows, row_keys: Keys, wanted: Keys, out: Rows) -> None:
+def find(slots: Slots, row_keys: Keys, wanted: Keys, out: Rows) -> None:
     """Write the row of every wanted key to ``out``: 0 for the missing id, -1 for a key that has none."""
     mask = np.uint64(len(slots) - 1)
-    for i in range(len(wanted)):
-        key = wanted[i]
-        if key == 0:
-            out[i] = 0
-            continue
-        at = mix64(np.uint64(key)) & mask
-        while True:
-            row = slots[at]
-            if row < 0 or row_keys[row] == key:
-                out[i] = row
-                break
-            at = (at + np.uint64(1)) & mask
+    bits, met = np.empty(GROUP, np.uint64), np.empty(GROUP, np.uint32)
+    for start in range(0, len(wanted), GROUP):
+        n = min(GROUP, len(wanted) - start)
+        for i in range(n):
+            bits[i] = mix64(np.uint64(wanted[start + i]))
+            prefetch(slots, bits[i] & mask)
+        for i in range(n):
+            met[i] = _walked(slots, bits[i], mask)
+            prefetch(row_keys, np.uint64(met[i]) & mask)
+        for i in range(n):
+            key, row = wanted[start + i], np.uint64(met[i]) & mask
+            if row_keys[row] == key:
+                out[start + i] = row
+            else:
+                out[start + i] = -1 if met[i] == EMPTY else find_one(slots, row_keys, key)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _walked(slots: Slots, bits: np.uint64, mask: np.uint64) -> np.uint32:
+    """Return the first slot of a search that is empty or has the tag; mostly it lies beside where the search begins."""
+    at = bits & mask
+    while _other(slots[at], bits, mask):
+        at = (at + _ONE) & mask
+    slot: np.uint32 = slots[at]
+    return slot
 
 
 @numba.njit(cache=True, nogil=True)
-def insert(slots: Rows, row_keys: Keys, keys: Keys, rows: Rows) -> None:
-    """Put distinct keys that are not there yet at ``rows``."""
-    mask = np.uint64(len(slots) - 1)
+def find_one(slots: Slots, row_keys: Keys, key: int) -> np.int64:
+    """Return the row of a key: 0 for the missing id, -1 for a key that has none."""
+    if key == 0:
+        return np.int64(0)
+    mask, bits = np.uint64(len(slots) - 1), mix64(np.uint64(key))
+    at = bits & mask
+    while slots[at] != EMPTY:
+        if not _other(slots[at], bits, mask):
+            row = np.uint64(slots[at]) & mask
+            if row_keys[row] == key:
+                return np.int64(row)
+        at = (at + _ONE) & mask
+    return np.int64(-1)
+
+
+@numba.njit(cache=True, nogil=True)
+def insert(slots: Slots, row_keys: Keys, keys: Keys, rows: Rows) -> None:
+    """Put distinct keys that are not there yet at ``rows``, each above 0 and below the number of slots."""
     for i in range(len(keys)):
-        at = mix64(np.uint64(keys[i])) & mask
-        while slots[at] >= 0:
-            at = (at + np.uint64(1)) & mask
-        slots[at] = rows[i]
+        _take(slots, keys[i], rows[i])
         row_keys[rows[i]] = keys[i]
 
 
 @numba.njit(cache=True, nogil=True)
-def remove(slots: Rows, row_keys: Keys, key: int) -> None:
+def _take(slots: Slots, key: int, row: int) -> None:
+    mask, bits = np.uint64(len(slots) - 1), mix64(np.uint64(key))
+    at = bits & mask
+    while slots[at] != EMPTY:
+        at = (at + _ONE) & mask
+    slots[at] = np.uint32(_tag(bits, mask) | np.uint32(row))
+
+
+@numba.njit(cache=True, nogil=True)
+def remove(slots: Slots, row_keys: Keys, key: int) -> None:
     """Take out a key that is there; the keys after it move up, so that no search ends early. Its row keeps the key."""
     mask = np.uint64(len(slots) - 1)
     at = mix64(np.uint64(key)) & mask
-    while row_keys[slots[at]] != key:
-        at = (at + np.uint64(1)) & mask
+    while row_keys[np.uint64(slots[at]) & mask] != key:
+        at = (at + _ONE) & mask
     hole = at
     while True:
-        at = (at + np.uint64(1)) & mask
-        row = slots[at]
-        if row < 0:
+        at = (at + _ONE) & mask
+        if slots[at] == EMPTY:
             break
-        home = mix64(np.uint64(row_keys[row])) & mask
+        home = mix64(np.uint64(row_keys[np.uint64(slots[at]) & mask])) & mask
         if ((at - home) & mask) >= ((at - hole) & mask):
-            slots[hole] = row
+            slots[hole] = slots[at]
             hole = at
     slots[hole] = EMPTY
 
 
 @numba.njit(cache=True, nogil=True)
-def rebuild(slots: Rows, row_keys: Keys, n_rows: int) -> None:
+def rebuild(slots: Slots, row_keys: Keys, n_rows: int) -> None:
     """Fill ``slots`` afresh from the keys of rows 1 to ``n_rows`` - 1; free rows have key 0."""
     slots[:] = EMPTY
-    mask = np.uint64(len(slots) - 1)
     for row in range(1, n_rows):
-        key = row_keys[row]
-        if key != 0:
-            at = mix64(np.uint64(key)) & mask
-            while slots[at] >= 0:
-                at = (at + np.uint64(1)) & mask
-            slots[at] = row
+        if row_keys[row] != 0:
+            _take(slots, row_keys[row], row)
 
 
 @numba.njit(cache=True, nogil=True)
-def dedupe(rows: Rows, scratch: Rows, unique: Rows, inverse: Keys) -> int:
-    """Write the distinct values of ``rows`` in order of first appearance to ``unique``, and each one's place to ``inverse``.
+def dedupe(ids: Keys | Rows, scratch: Rows, unique: Keys | Rows, inverse: Keys) -> int:
+    """Write the distinct ``ids``, keys or rows, in order of first appearance to ``unique``, the place of each to ``inverse``.
 
-    ``scratch`` is a hash table of places in ``unique``: all -1, a power of two, longer than ``rows``. It is of the batch's
-    size and not of the table's, so it stays in cache. Rows of -1 (unknown keys) are one entry each, since each stands for a key
-    of its own.
+    ``scratch`` is a hash table of places in ``unique``: all -1, a power of two, longer than ``ids``. It is of the batch's size
+    and not of the table's, so it stays in cache, and what a batch repeats is looked up in the table once.
 
     Returns:
         the number of entries in ``unique``.
     """
     n = 0
     mask = np.uint64(len(scratch) - 1)
-    for i in range(len(rows)):
-        row = rows[i]
-        place = -1
-        if row >= 0:
-            at = mix64(np.uint64(row)) & mask
-            while scratch[at] >= 0 and unique[scratch[at]] != row:
-                at = (at + np.uint64(1)) & mask
-            place = scratch[at]
-            if place < 0:
-                scratch[at] = n
-        if place < 0:
-            place = n
-            unique[n] = row
+    for i in range(len(ids)):
+        at = mix64(np.uint64(ids[i])) & mask
+        while scratch[at] >= 0 and unique[scratch[at]] != ids[i]:
+            at = (at + _ONE) & mask
+        if scratch[at] < 0:
+            scratch[at] = n
+            unique[n] = ids[i]
             n += 1
-        inverse[i] = place
+        inverse[i] = scratch[at]
     return n
 
 
 @numba.njit(cache=True, nogil=True)
 def touch(rows: Rows, code: int, count: Counts, first: Codes, last: Codes, changed: Flags) -> None:
     """Count one use of each of the distinct ``rows`` at the event time that ``code`` stands for; -1 is passed over."""
-    for row in rows:
+    for i in range(len(rows)):
+        if i + AHEAD < len(rows):
+            prefetch(count, max(rows[i + AHEAD], 0))  # the other columns of a row lie beside it
+        row = rows[i]
         if row >= 0:
             if count[row] == 0:
                 first[row] = code
             count[row] += np.uint32(1)
             last[row] = code
             changed[row] = True
+
+
+@numba.njit(cache=True, nogil=True)
+def gather(weight: npt.NDArray[np.float32], rows: Rows, out: npt.NDArray[np.float32]) -> None:
+    """Write the vectors of ``rows`` to ``out [U, D]``; for a row of -1 that of row 0."""
+    for i in range(len(rows)):
+        if i + AHEAD < len(rows):
+            prefetch(weight, max(rows[i + AHEAD], 0))
+        row = max(rows[i], 0)
+        for d in range(weight.shape[1]):
+            out[i, d] = weight[row, d]
 
 
 @numba.njit(cache=True, nogil=True)

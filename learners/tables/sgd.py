@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from learners.tables.prefetch import AHEAD, prefetch
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -14,6 +16,9 @@ Floats = npt.NDArray[np.float32]
 def sgd(weight: Floats, rows: npt.NDArray[np.int32], grad: Floats, rate: float) -> None:
     """Update ``weight[rows]`` in place from ``grad [U, D]``; ``rows`` are distinct, those below 1 are left alone."""
     for i in range(len(rows)):
+        if i + AHEAD < len(rows):
+            ahead = max(rows[i + AHEAD], 0)
+            prefetch(weight, ahead)
         if rows[i] > 0:
             for d in range(grad.shape[1]):
                 weight[rows[i], d] -= np.float32(rate) * grad[i, d]

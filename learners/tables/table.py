@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,25 +20,42 @@ from learners.tables.changes import Mark
 from learners.tables.config import TableConfig, check
 from learners.tables.index import Keys, RowIndex, Rows, State
 from learners.tables.sharding import WHOLE, Shard, shard_of
-from learners.tables.storage import lengthened
+from learners.tables.storage import lengthened, zeros
 
 
 class Gathered(NamedTuple):
     """Vectors of one batch.
 
     ``weight`` is ``[U, D]``, a leaf that collects the gradient; ``places`` has, per key array that was asked for, the row of
-    ``weight`` of each key, int64 ``[N]``; ``rows`` are the table's rows, int32 ``[U]``, -1 for keys that it does not hold, each
-    of which has an entry per use; ``unheld`` are those keys, in the order of their entries.
+    ``weight`` of each key, int64 ``[N]``; ``keys`` are the distinct keys in order of appearance, int64 ``[U]``, and ``rows``
+    the table's rows of them, int32 ``[U]``, -1 for keys that it does not hold.
     """
 
     weight: torch.Tensor
     places: list[torch.Tensor]
+    keys: Keys
     rows: Rows
-    unheld: Keys
 
     def of(self, use: int) -> torch.Tensor:
         """Return the vectors of the ``use``-th key array, ``[N, D]``."""
+        if self.weight.requires_grad and self.weight.device.type == "cpu":
+            return cast(torch.Tensor, _Uses.apply(self.weight, self.places[use]))
         return torch.nn.functional.embedding(self.places[use], self.weight)
+
+
+class _Uses(torch.autograd.Function):
+    """``weight[places]``, whose gradient is summed by a kernel: torch's takes four times as long on one thread."""
+
+    @staticmethod
+    def forward(context: Any, weight: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        context.places, context.shape = places, weight.shape
+        return weight.index_select(0, places)
+
+    @staticmethod
+    def backward(context: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        total = np.zeros(context.shape, np.float32)
+        optimisers.add_at(context.places.numpy(), grad.contiguous().numpy(), total)
+        return torch.from_numpy(total), None
 
 
 class EmbeddingTable:
@@ -104,36 +121,39 @@ class EmbeddingTable:
         Raises:
             ValueError: a key belongs to another shard, or ``max_rows`` is too small for the batch.
         """
-        flat = np.concatenate(keys) if len(keys) != 1 else np.ascontiguousarray(keys[0])
-        rows = self._rows_to_learn(flat, ts) if learn else self.index.find(self._own(flat))
-        unique, inverse = self.index.dedupe(rows)
-        unknown, unheld = unique < 0, flat[rows < 0]  # dedupe keeps unknown keys one entry each, in their order
-        weight = self._weight.index_select(0, self._on_device(unique.clip(min=0)))
-        if len(unheld):
-            weight[self._on_device(unknown)] = self._initial(unheld)
+        distinct, inverse = self.index.dedupe(np.concatenate(keys) if len(keys) != 1 else np.ascontiguousarray(keys[0]))
+        self._check_own(distinct)
+        rows = self._rows_to_learn(distinct, inverse, ts) if learn else self.index.find(distinct)
+        weight = self._vectors(distinct, rows)
         ends = [0, *itertools.accumulate(map(len, keys))]
         places = [self._on_device(inverse[start:end]) for start, end in itertools.pairwise(ends)]
-        gathered = Gathered(weight, places, unique, unheld)
+        gathered = Gathered(weight, places, distinct, rows)
         if learn:
-            self.index.touch(unique, ts)
+            self.index.touch(rows, ts)
             weight.requires_grad_()
             self._pending = gathered
         return gathered
 
-    def keys_of(self, gathered: Gathered) -> Keys:
-        """Return the key of every entry of the table's latest gather, int64 ``[U]``."""
-        keys: Keys = self.index.keys[gathered.rows]
-        keys[gathered.rows < 0] = gathered.unheld
-        return keys
+    def _vectors(self, keys: Keys, rows: Rows) -> torch.Tensor:
+        """Return the vectors of distinct keys, ``[U, D]``: of their rows, or what they would start from."""
+        if self.device.type == "cpu":
+            vectors = np.empty((len(rows), self.config.dim), np.float32)
+            probing.gather(self._weight.numpy(), rows, vectors)
+            weight = torch.from_numpy(vectors)
+        else:
+            weight = self._weight.index_select(0, self._on_device(rows.clip(min=0)))
+        unknown = np.flatnonzero(rows < 0)
+        if len(unknown):
+            weight[self._on_device(unknown)] = self._initial(keys[unknown])
+        return weight
 
     def apply_gradients(self) -> None:
         """Take one step of the optimiser on the rows of the last learning :meth:`gather`."""
         if self._pending is None:
             raise RuntimeError(f"table {self.name!r}: apply_gradients needs a gather(learn=True) before it")
-        (weight, _, rows, _), self._pending = self._pending, None
+        (weight, _, _, rows), self._pending = self._pending, None
         if weight.grad is None:
             return
-        self.index.changed[rows[rows >= 0]] = True  # a mark may have been set since they were gathered
         optimisers.step(self.config, self._weight, self._kept, rows, weight.grad)
 
     def update(self, keys: Keys, grad: torch.Tensor, ts: int = 0) -> None:
@@ -146,10 +166,11 @@ class EmbeddingTable:
             grad: float32 ``[N, D]``.
             ts: event time in ms.
         """
-        rows = self._rows_to_learn(np.ascontiguousarray(keys), ts)
-        unique, inverse = self.index.dedupe(rows)
-        self.index.touch(unique, ts)
-        self._step_summed(unique, inverse, grad)
+        distinct, inverse = self.index.dedupe(np.ascontiguousarray(keys))
+        self._check_own(distinct)
+        rows = self._rows_to_learn(distinct, inverse, ts)
+        self.index.touch(rows, ts)
+        self._step_summed(rows, inverse, grad)
 
     def update_rows(self, rows: Rows, grad: torch.Tensor) -> None:
         """Learn with a gradient per use of a row, ``[N]`` and ``[N, D]``; nothing is admitted or counted."""
@@ -159,12 +180,13 @@ class EmbeddingTable:
 
     def _step_summed(self, unique: Rows, inverse: Keys, grad: torch.Tensor) -> None:
         if self.device.type == "cpu":
-            for places, total in optimisers.sum_repeated(len(unique), inverse, grad.contiguous().numpy()):
-                optimisers.step(self.config, self._weight, self._kept, unique[places], torch.from_numpy(total))
+            total = np.zeros((len(unique), self.config.dim), np.float32)
+            optimisers.add_at(inverse, grad.contiguous().numpy(), total)
+            summed = torch.from_numpy(total)
         else:
             summed = torch.zeros(len(unique), self.config.dim, device=self.device)
             summed.index_add_(0, self._on_device(inverse), grad)
-            optimisers.step(self.config, self._weight, self._kept, unique, summed)
+        optimisers.step(self.config, self._weight, self._kept, unique, summed)
 
     def statistics(self, keys: Keys) -> tuple[Keys, Keys]:
         """Return (count of learned batches, ts of the first) of keys, int64 ``[N]`` each; 0 for unknown keys."""
@@ -173,20 +195,19 @@ class EmbeddingTable:
         counts, first = self.index.count[safe].astype(np.int64), self.index.times.first_of(safe)
         return np.where(known, counts, 0), np.where(known, first, 0)
 
-    def _own(self, keys: Keys) -> Keys:
+    def _check_own(self, keys: Keys) -> None:
         if self.shard.of > 1 and ((shard_of(keys, self.shard.of) != self.shard.at) & (keys != 0)).any():
             raise ValueError(
                 f"table {self.name!r}: a key belongs to another shard than {self.shard.at} of {self.shard.of}; "
                 "route keys by shard_of first"
             )
-        return keys
 
-    def _rows_to_learn(self, keys: Keys, ts: int) -> Rows:
+    def _rows_to_learn(self, keys: Keys, uses: Keys, ts: int) -> Rows:
         if (after := self.config.expire_after_ms) is not None and ts >= self._swept_ts + max(1, after // 8):
             self._swept_ts = ts
             held = self.index.find(keys)  # what the batch asks for stays, so that it is learned as it was scored
             self.index.expire(ts - after, protected=held[held > 0])
-        rows, new = self.index.find_or_admit(self._own(keys))
+        rows, new = self.index.find_or_admit(keys, uses)
         self._lengthen()
         if len(new):
             self._initialise(new)
@@ -220,7 +241,7 @@ class EmbeddingTable:
             old = self._columns.get(name)
             if old is None:
                 # NumPy's zeros take no memory before they are written to; torch's do
-                self._columns[name] = torch.from_numpy(np.zeros((capacity, *shape), np.float32)).to(self.device)
+                self._columns[name] = torch.from_numpy(zeros((capacity, *shape), np.float32)).to(self.device)
             elif len(old) < capacity and on_cpu:
                 self._columns[name] = torch.from_numpy(lengthened(old.numpy(), self.index.n, capacity))
             elif len(old) < capacity:
@@ -251,7 +272,10 @@ class EmbeddingTable:
 
         Call it where a checkpoint is taken, after :meth:`state` or :meth:`delta_state`.
         """
-        return self._mark.set()
+        number = self._mark.set()
+        if self._pending is not None:  # its rows will change after the mark, though they were touched before
+            self.index.changed[self._pending.rows[self._pending.rows >= 0]] = True
+        return number
 
     def delta_state(self, since: int) -> State:
         """Return what has changed since :meth:`mark` returned ``since``: the rows that were touched, and all that is no row's.

@@ -57,13 +57,13 @@ class TorchTable:
         rows = self.find(flat)
         if learn and bool((rows < 0).any()):
             self._admit(flat[rows < 0])
-            rows = self.find(flat)
-        unique, inverse = _dedupe(rows)
-        weight = self.columns["weight"].index_select(0, unique.clamp(min=0))
-        weight[unique < 0] = self._initial(flat[rows < 0])
-        unheld = flat[rows < 0].cpu().numpy()
+        distinct, inverse = _dedupe(flat)
+        rows = self.find(distinct)
+        weight = self.columns["weight"].index_select(0, rows.clamp(min=0))
+        weight[rows < 0] = self._initial(distinct[rows < 0])
         ends = [0, *itertools.accumulate(map(len, keys))]
-        gathered = Gathered(weight, [inverse[a:b] for a, b in itertools.pairwise(ends)], unique.int().cpu().numpy(), unheld)
+        places = [inverse[a:b] for a, b in itertools.pairwise(ends)]
+        gathered = Gathered(weight, places, distinct.cpu().numpy(), rows.int().cpu().numpy())
         if learn:
             weight.requires_grad_()
             self._pending = gathered
@@ -73,7 +73,7 @@ class TorchTable:
         """Take one step on the rows of the last learning :meth:`gather`."""
         if self._pending is None:
             raise RuntimeError(f"table {self.name!r}: apply_gradients needs a gather(learn=True) before it")
-        (weight, _, rows, _), self._pending = self._pending, None
+        (weight, _, _, rows), self._pending = self._pending, None
         if weight.grad is not None:
             at = torch.from_numpy(rows).to(self.device)
             kept = {name: column for name, column in self.columns.items() if name != "weight"}
@@ -100,17 +100,16 @@ class TorchTable:
         return ((2 * unit - 1) * self.config.initial_scale).float()
 
 
-def _dedupe(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return distinct rows in order of appearance and each one's place; every -1 stays an entry of its own."""
-    n = len(rows)
-    own = torch.where(rows < 0, -1 - torch.arange(n, device=rows.device), rows)
-    values, inverse = torch.unique(own, return_inverse=True)
-    first = torch.full((len(values),), n, device=rows.device)
-    first = first.scatter_reduce(0, inverse, torch.arange(n, device=rows.device), "amin")
+def _dedupe(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return distinct keys in order of appearance and each one's place."""
+    n = len(keys)
+    values, inverse = torch.unique(keys, return_inverse=True)
+    first = torch.full((len(values),), n, device=keys.device)
+    first = first.scatter_reduce(0, inverse, torch.arange(n, device=keys.device), "amin")
     order = first.argsort()
     place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=rows.device)
-    return values[order].clamp(min=-1), place[inverse]
+    place[order] = torch.arange(len(order), device=keys.device)
+    return values[order], place[inverse]
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
