@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["add_parts", "head_backward", "normalise", "normalise_backward", "scatter_parts"]
+__all__ = ["enter", "enter_backward", "leave_backward", "normalise", "normalise_backward"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -21,7 +21,7 @@ EPS = np.float32(1e-5)  # of torch's LayerNorm
 
 
 @numba.njit(cache=True, nogil=True, fastmath=LANES)
-def add_parts(
+def enter(
     z: Floats,
     shared: Floats,
     index: Ints,
@@ -30,8 +30,12 @@ def add_parts(
     positions: Ints,
     n_bins: int,
     first_position: int,
+    gain: Floats,
+    bias: Floats,
+    out: Floats,
+    inverse: Floats,
 ) -> None:
-    """Add to ``z [C, W]`` what the shared parts and the slots contribute.
+    """Add to ``z [C, W]`` what the shared parts and the slots contribute, then do what :func:`normalise` does.
 
     Args:
         z: the dense part's share, in place.
@@ -42,6 +46,7 @@ def add_parts(
         positions: ``[C, k]``, 0 in an empty slot.
         n_bins: see above.
         first_position: row of position 0 among the ``T``; -1 where positions have no embedding.
+        gain: as :func:`normalise` takes it, like the others after it.
     """
     k, width = bins.shape[1], z.shape[1]
     empty = np.zeros((k + 1, width), np.float32)  # what the slots from here on add where they are empty
@@ -69,11 +74,17 @@ def add_parts(
         if k:
             for w in range(width):
                 z[c, w] += empty[filled, w]
+        _normalise_row(z, gain, bias, out, inverse, c)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=LANES)
-def scatter_parts(
+def enter_backward(
     grad: Floats,
+    z: Floats,
+    out: Floats,
+    inverse: Floats,
+    gain: Floats,
+    sums: Floats,
     index: Ints,
     bins: Ints,
     positions: Ints,
@@ -82,10 +93,17 @@ def scatter_parts(
     grad_shared: Floats,
     grad_slots: Floats,
 ) -> None:
-    """Add ``grad [C, W]`` to the rows that :func:`add_parts` took; both outputs are zeros before."""
+    """Do what :func:`normalise_backward` does, then add ``grad [C, W]`` to the rows that :func:`enter` took.
+
+    ``grad_shared`` and ``grad_slots`` are zeros before.
+    """
     k, width = bins.shape[1], grad.shape[1]
     empty = np.zeros((k + 1, width), np.float32)
+    g, of = np.empty(width, np.float32), np.zeros((3, width), np.float32)
     for c in range(len(grad)):
+        for w in range(width):
+            g[w] = grad[c, w] if out[c, w] > 0 else np.float32(0)
+        _row_backward(g, grad, z, inverse, gain, of, c)
         for j in range(index.shape[1]):
             row = index[c, j]
             for w in range(width):
@@ -110,25 +128,31 @@ def scatter_parts(
             grad_slots[n_bins * k + slot, w] += empty[slot, w]
             if first_position >= 0:
                 grad_slots[first_position * k + slot, w] += empty[slot, w]
+    sums[:] = of
 
 
 @numba.njit(cache=True, nogil=True, fastmath=LANES)
 def normalise(z: Floats, gain: Floats, bias: Floats, out: Floats, inverse: Floats) -> None:
     """Write ``ReLU(LayerNorm(z))`` to ``out [C, W]``; ``z`` becomes its standardised self, ``inverse [C]`` 1 / deviation."""
-    width = z.shape[1]
     for c in range(len(z)):
-        total = np.float32(0)
-        for w in range(width):
-            total += z[c, w]
-        mean = total / np.float32(width)
-        square = np.float32(0)
-        for w in range(width):
-            square += (z[c, w] - mean) * (z[c, w] - mean)
-        scale = np.float32(1) / np.sqrt(square / np.float32(width) + EPS)
-        inverse[c] = scale
-        for w in range(width):
-            z[c, w] = (z[c, w] - mean) * scale
-            out[c, w] = max(z[c, w] * gain[w] + bias[w], np.float32(0))
+        _normalise_row(z, gain, bias, out, inverse, c)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=LANES, inline="always")
+def _normalise_row(z: Floats, gain: Floats, bias: Floats, out: Floats, inverse: Floats, c: int) -> None:
+    width = z.shape[1]
+    total = np.float32(0)
+    for w in range(width):
+        total += z[c, w]
+    mean = total / np.float32(width)
+    square = np.float32(0)
+    for w in range(width):
+        square += (z[c, w] - mean) * (z[c, w] - mean)
+    scale = np.float32(1) / np.sqrt(square / np.float32(width) + EPS)
+    inverse[c] = scale
+    for w in range(width):
+        z[c, w] = (z[c, w] - mean) * scale
+        out[c, w] = max(z[c, w] * gain[w] + bias[w], np.float32(0))
 
 
 @numba.njit(cache=True, nogil=True, fastmath=LANES)
@@ -138,42 +162,59 @@ def normalise_backward(grad: Floats, z: Floats, out: Floats, inverse: Floats, ga
     ``sums [3, W]`` takes the gradients by gain, by bias, and the sum of the result (by the layer's bias).
     """
     width = z.shape[1]
-    # one short loop per quantity, and a row of scratch: loops that write to several arrays at once are not made vector code
-    g = np.empty(width, np.float32)
-    of_gain, of_bias, of_input = np.zeros(width, np.float32), np.zeros(width, np.float32), np.zeros(width, np.float32)
+    g, of = np.empty(width, np.float32), np.zeros((3, width), np.float32)
     for c in range(len(z)):
-        mean = np.float32(0)
-        along = np.float32(0)
         for w in range(width):
             g[w] = grad[c, w] if out[c, w] > 0 else np.float32(0)
-        for w in range(width):
-            of_gain[w] += g[w] * z[c, w]
-        for w in range(width):
-            of_bias[w] += g[w]
-        for w in range(width):
-            g[w] *= gain[w]
-        for w in range(width):
-            mean += g[w]
-            along += g[w] * z[c, w]
-        mean /= np.float32(width)
-        along /= np.float32(width)
-        scale = inverse[c]
-        for w in range(width):
-            g[w] = (g[w] - mean - z[c, w] * along) * scale
-            grad[c, w] = g[w]
-        for w in range(width):
-            of_input[w] += g[w]
-    sums[0], sums[1], sums[2] = of_gain, of_bias, of_input
+        _row_backward(g, grad, z, inverse, gain, of, c)
+    sums[:] = of
 
 
 @numba.njit(cache=True, nogil=True, fastmath=LANES)
-def head_backward(grad: Floats, out: Floats, weight: Floats, grad_out: Floats, grad_weight: Floats) -> np.float32:
-    """Go back through ``logit = out . weight + b``: write ``grad_out [C, W]``, add to ``grad_weight [W]``, return that of b."""
-    total = np.float32(0)
-    for c in range(len(grad)):
-        g = grad[c]
-        total += g
-        for w in range(out.shape[1]):
-            grad_out[c, w] = g * weight[w]
-            grad_weight[w] += g * out[c, w]
+def leave_backward(
+    of_logits: Floats, weight: Floats, grad: Floats, z: Floats, out: Floats, inverse: Floats, gain: Floats, sums: Floats
+) -> np.float32:
+    """Go back through ``logit = out . weight + b`` and :func:`normalise`: write ``grad [C, W]`` by its input, return that of b.
+
+    ``sums [4, W]`` takes those of :func:`normalise_backward` and the gradient of ``weight``.
+    """
+    width, total = z.shape[1], np.float32(0)
+    g, of, of_weight = np.empty(width, np.float32), np.zeros((3, width), np.float32), np.zeros(width, np.float32)
+    for c in range(len(z)):
+        pull = of_logits[c]
+        total += pull
+        for w in range(width):
+            of_weight[w] += pull * out[c, w]
+        for w in range(width):
+            g[w] = pull * weight[w] if out[c, w] > 0 else np.float32(0)
+        _row_backward(g, grad, z, inverse, gain, of, c)
+    sums[:3], sums[3] = of, of_weight
     return total
+
+
+@numba.njit(cache=True, nogil=True, fastmath=LANES, inline="always")
+def _row_backward(g: Floats, grad: Floats, z: Floats, inverse: Floats, gain: Floats, of: Floats, c: int) -> None:
+    """Write the gradient of row ``c`` from ``g [W]``, that by the normalised row; add to the sums ``of [3, W]``.
+
+    One short loop per quantity, and a row of scratch: loops that write to several arrays at once are not made vector code.
+    """
+    width = z.shape[1]
+    mean = np.float32(0)
+    along = np.float32(0)
+    for w in range(width):
+        of[0, w] += g[w] * z[c, w]
+    for w in range(width):
+        of[1, w] += g[w]
+    for w in range(width):
+        g[w] *= gain[w]
+    for w in range(width):
+        mean += g[w]
+        along += g[w] * z[c, w]
+    mean /= np.float32(width)
+    along /= np.float32(width)
+    scale = inverse[c]
+    for w in range(width):
+        g[w] = (g[w] - mean - z[c, w] * along) * scale
+        grad[c, w] = g[w]
+    for w in range(width):
+        of[2, w] += g[w]

@@ -96,5 +96,6 @@ def test_crossed_equals_plain(seed: int, newest: bool, max_history: int) -> None
 def test_distinct_rows_are_those_of_the_first_use() -> None:
     gathered = EmbeddingTable("t", TableConfig(dim=2)).gather(np.array([5, 0, 5, 7]), np.array([9, 7]), learn=True)
     part = distinct(gathered)
-    assert len(part.rows) == 3
+    assert part.n_rows == 3
+    assert part.rows is gathered.weight
     torch.testing.assert_close(part.expanded(), gathered.of(0))
