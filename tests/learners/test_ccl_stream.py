@@ -278,7 +278,7 @@ def test_sessions_of_ccl_are_those_of_the_click_model() -> None:
 
 @pytest.mark.parametrize("domains", ["both", "video", "product"])
 def test_time_blocks_are_hours_back_from_the_pairs_own_request_and_shared_by_the_domains(domains: str) -> None:
-    """SEMI, section 3.2.3: also for a pair that has waited while later requests came, and for a domain the click model skips."""
+    """SEMI, section 3.2.3: also for a pair that has waited behind later requests, and for a domain the click model skips."""
     model = learner(domains=domains, time_blocks=5, ccl_batch=4)
     waiting = PairBuffer(("video", "product"), 4, (1, 1))
     for block in blocks(3):
