@@ -7,7 +7,8 @@ the MLP beside the other features (section 2.3). Heads and width of the feed-for
 
 Which BST this is (there are several under the name): torch-rechub's position is the place 0, 1, ... in the padded sequence, and
 it is added where the paper concatenates a time difference; other codes feed the mean of all rows, or all of them, to the MLP.
-Here position and pooling are the paper's. There is no dropout: one pass over a stream never sees a sample twice.
+Here position and pooling are the paper's. With its weights and positions a block gives torch-rechub's rows
+(``tests/learners/test_public_models.py``). There is no dropout: one pass over a stream never sees a sample twice.
 
 Because only the target's row is read, the history's keys and values are computed once per request and a candidate costs
 ``O(L)``. With one block, the paper's best, this *is* the paper's model. With more, entries of the history see each other but

@@ -2,8 +2,10 @@
 
 - Interest extractor: a GRU over the history, once per request (Eq. 2 to 5).
 - Auxiliary loss (Eq. 6): a state tells the next entry from a negative, by inner product. It is masked to real entries, and part
-  of the loss by default: public codes leave it unmasked, or out. (Some replace the inner product by an MLP; not here.)
+  of the loss by default: public codes leave it unmasked, or out. (deepctr-torch has an MLP for the inner product; not here.)
 - Interest evolution: attention ``a_t = softmax_t(h_t W e)`` (Eq. 12) and :class:`learners.augru.AUGRU`, per candidate.
+
+With copied weights all three are torch-rechub's, which ``tests/learners/test_public_models.py`` holds.
 
 A negative is an entry of the batch's histories, drawn at random, thus as often as it is clicked; one of the positive's item
 is left out. The paper draws from all items; entries of the batch come with their categories.

@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     DELAY = 5
     DOMAIN = 6
     VECTORS = 7
+    WATCH = 8
 
 
 def table_rng(seed: int, purpose: Purpose = Purpose.TABLES) -> np.random.Generator:

@@ -44,6 +44,9 @@ class SimulateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """With two domains: users who come to videos only during the run, evenly; until then they look at products alone."""
     pages_of: Literal["both", "video"] = "both"
     """With two domains: ``video`` logs no pages of products, only what was clicked there."""
+    short_watches: Share = 0.0
+    """With two domains: videos that are begun and left, of those shown and not watched. Above 0, watches have a ``value``, the
+    share that was watched, and those from one half on label and stand in histories."""
     vector_dim: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Numbers of the vector that comes with each item; 0 is none."""
     vector_noise: Scale = 0.5

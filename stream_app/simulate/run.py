@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from stream_app.topics import Log
 from .clicks import Clicker
 from .options import DOMAINS, SimulateOptions
 from .pages import Pages, make_pages
+from .watches import WHOLE, shares
 from .world import World
 
 __all__ = ["Simulation", "run_simulate"]
@@ -51,6 +53,7 @@ class Simulation:
         self._category_of: list[int] = self._world.item_category.tolist()
         self._domains: tuple[str | None, ...] = DOMAINS if options.domains > 1 else (None,)
         self._vectors = self._world.vectors()
+        self._by_share = options.domains > 1 and options.short_watches > 0
 
     def inputs(self) -> list[Path]:
         """Return nothing: the options are all there is."""
@@ -63,14 +66,16 @@ class Simulation:
     def join_config(self) -> JoinConfig:
         """Return a config with the window that clicks come in, the truth, vectors' length, and a sequence per domain."""
         options = self.options
-        sequences = (
-            {"click": ItemSequence()} if options.domains == 1 else {n: ItemSequence(kinds=(_KINDS[n],)) for n in DOMAINS}
-        )
+        sequences, least = {"click": ItemSequence()}, {"watch": WHOLE} if self._by_share else {}
+        if options.domains > 1:
+            sequences = {name: ItemSequence(kinds=(_KINDS[name],)) for name in DOMAINS}
+            sequences["video"] = msgspec.structs.replace(sequences["video"], min_value=least)
         return JoinConfig(
             label_window_ms=options.label_window_ms,
             correction_window_ms=options.label_window_ms,
             lateness_ms=0,
             label_kinds=tuple(kind for sequence in sequences.values() for kind in sequence.kinds),
+            label_min_value=least,
             item_sequences=sequences,
             query_length=50 if options.query_share else 0,
             vector_dim=options.vector_dim,
@@ -116,13 +121,17 @@ class Simulation:
             logged.tolist(),
             strict=True,
         )
-        n_clicks = clicks.clicked.sum(axis=1)
+        share = shares(self.options, pages, clicks.clicked) if self._by_share else np.full(clicks.clicked.shape, np.nan)
+        acted = clicks.clicked | ~np.isnan(share)
+        n_acted = acted.sum(axis=1)
         for row, (n, ts, user, number, query, category, items, truth, is_logged) in enumerate(columns):
             request, who, domain = str(n), self._users[user], self._domains[number]
-            if n_clicks[row]:
-                ranks = clicks.clicked[row].nonzero()[0]
-                made = [(items[rank], ts + int(clicks.delay_ms[row, rank])) for rank in ranks.tolist()]
-                self._click(waiting, who, domain, request if is_logged else None, made)
+            if n_acted[row]:
+                made = [
+                    (items[rank], ts + int(clicks.delay_ms[row, rank]), float(share[row, rank]))
+                    for rank in acted[row].nonzero()[0].tolist()
+                ]
+                self._act(waiting, who, domain, request if is_logged else None, made)
             if is_logged:
                 asked, about = (None, []) if query < 0 else (f"q{query}", [self._categories[category]])
                 yield Impression(request, who, ts, self._shown(items, truth, domain), asked, about, domain)
@@ -133,12 +142,13 @@ class Simulation:
             for rank, (item, p) in enumerate(zip(items, truth, strict=True))
         ]
 
-    def _click(
-        self, waiting: ActionQueue, who: str, domain: str | None, request: str | None, made: list[tuple[int, int]]
+    def _act(
+        self, waiting: ActionQueue, who: str, domain: str | None, request: str | None, made: list[tuple[int, int, float]]
     ) -> None:
         kind = "click" if domain is None else _KINDS[domain]
-        for item, at in made:
-            waiting.push(Action(who, self._items[item], at, kind, request, None, self._category(item), domain=domain))
+        for item, at, share in made:
+            value = None if math.isnan(share) else share
+            waiting.push(Action(who, self._items[item], at, kind, request, None, self._category(item), value, domain))
 
     def _category(self, item: int) -> str:
         return self._categories[self._category_of[item]]

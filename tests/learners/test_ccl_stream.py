@@ -22,6 +22,7 @@ from learners.models.semi import SEMILearner
 from learners.samples import SampleBlock, SampleSchema
 
 SCHEMA = SampleSchema(generation="two", item_sequences=("video", "product"), has_query=False)
+HOUR = 3_600_000
 OPTIONS: dict[str, Any] = {
     "hidden": [16],
     "dim": 8,
@@ -273,6 +274,29 @@ def test_sessions_of_ccl_are_those_of_the_click_model() -> None:
     plain = both.network.pair_sessions(block)
     for part, expected in zip(swapped[0], plain[1], strict=True):
         assert torch.equal(part, expected)
+
+
+@pytest.mark.parametrize("domains", ["both", "video", "product"])
+def test_time_blocks_are_hours_back_from_the_pairs_own_request_and_shared_by_the_domains(domains: str) -> None:
+    """SEMI, section 3.2.3: also for a pair that has waited behind later requests, and for a domain the click model skips."""
+    model = learner(domains=domains, time_blocks=5, ccl_batch=4)
+    waiting = PairBuffer(("video", "product"), 4, (1, 1))
+    for block in blocks(3):
+        waiting.add(block)
+    rows = waiting.peek()
+    ages = np.array([0, HOUR - 1, HOUR, HOUR + 1, 2 * HOUR, 5 * HOUR - 1, 5 * HOUR, 900 * HOUR])
+    for name in ("video", "product"):
+        ragged = rows.ragged(f"{name}.ts")
+        now = np.repeat(rows.column("ts"), ragged.lengths)
+        drawn = np.resize(ages, len(now)) if name == "video" else np.resize(ages[::-1], len(now))
+        rows = replaced(rows, **{f"{name}__ts": ragged._replace(values=now - drawn)})
+    assert len(np.unique(rows.column("ts"))) > 1
+    sessions = model.network.pair_sessions(rows)
+    for session, order in zip(sessions, (ages, ages[::-1]), strict=True):
+        got = session.blocks[session.mask].numpy()
+        assert got.tolist() == np.minimum(np.resize(order, len(got)) // HOUR, 4).tolist()
+    times = {id(encoder.times) for encoder in model.network.encoders.values()}
+    assert times == {id(model.network.times)}
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -47,7 +47,8 @@ def test_one_domain_is_bit_for_bit_what_it_was() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 37, 512])
 def test_chunks_change_nothing_with_two_domains(chunk: int) -> None:
-    assert events_of(TWO, chunk) == events_of(TWO)
+    options = msgspec.structs.replace(TWO, short_watches=0.2)
+    assert events_of(options, chunk) == events_of(options)
 
 
 def test_a_page_is_of_one_domain() -> None:
@@ -131,6 +132,25 @@ def test_vectors_tell_interests_through_noise() -> None:
     assert min(told(0.0)) > 0.999
     assert all(0.5 < share < 0.95 for share in told(0.5))
     assert max(told(20.0)) < 0.2
+
+
+def test_short_watches_change_no_sample() -> None:
+    """Of the joined rows: they label nothing, are no history, and whole watches are those of a run without short ones."""
+    rows = {}
+    for short in (0.0, 0.3):
+        log, options = MemoryLog(), msgspec.structs.replace(TWO, short_watches=short)
+        config = run_simulate(options, log, None).join
+        blocks = [block for partition in range(2) for block in stream_samples(log, config, partition)]
+        rows[short] = [row for block in blocks for row in block.batch.to_pylist()]
+    assert repr(rows[0.3]) == repr(rows[0.0])
+    assert sum(sum(row["candidate.label"]) for row in rows[0.0]) > 500
+
+    events = events_of(msgspec.structs.replace(TWO, short_watches=0.3))[Action]
+    plain = events_of(TWO)[Action]
+    watched = [event.value for event in events if event.kind == "watch"]
+    assert all(event.value is None for event in plain + [event for event in events if event.kind == "click"])
+    assert sum(value >= 0.5 for value in watched) == sum(event.kind == "watch" for event in plain)
+    assert sum(value < 0.5 for value in watched) > 500
 
 
 def test_two_domains_join_to_a_sequence_each(tmp_path: Path) -> None:
