@@ -37,7 +37,8 @@ def log_of_new_users() -> MemoryLog:
 
 def sizes(folder: Path, cache_entries: int) -> list[int]:
     """Return the bytes of the joiner's arrays after each quarter of the log."""
-    log, found = log_of_new_users(), []
+    log = log_of_new_users()
+    found: list[int] = []
     with RocksState(folder, fresh_header(log, CONFIG, 0, 1), len(CONFIG.item_sequences), cache_entries) as state:
         reading = Reading(log, CONFIG, 0, 1, state, READ)
         while reading.advance()[0]:
