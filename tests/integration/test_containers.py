@@ -167,7 +167,8 @@ class Composition(NamedTuple):
         """Run a command to its end; return what it printed."""
         process = self.start(command)
         out, _ = process.communicate(timeout=900)
-        assert process.returncode == code, f"{command}: {process.returncode}\n{out[-6_000:]}"
+        print(f"$ {command}\n{out[-6_000:]}")
+        assert process.returncode == code, f"{command}: {process.returncode}"
         return out
 
     def until(self, command: str, what: str, seconds: float) -> str:
@@ -251,6 +252,8 @@ def test_the_five_commands_of_the_readme(composition: Composition) -> None:
     eventually("Prometheus sees worker and trainer", 60, lambda: made.asked("up") == 2)
     before = made.asked("freshet_trainer_impressions_total")
     eventually("it goes on", 60, lambda: made.asked("freshet_trainer_impressions_total") > before + 500)
+    counted = {name: made.asked(f'freshet_worker_counts{{name="{name}"}}') for name in ("actions", "late_actions", "labels")}
+    assert counted["labels"] > 0.8 * counted["actions"] > 100, counted
     parts = [made.run(f"docker compose -f deploy/compose.yaml ps -q {part}").strip() for part in ("worker", "trainer")]
     eventually("both are healthy", 90, lambda: [health(each) for each in parts] == ["healthy", "healthy"])
     assert "co-partitioning" in made.run(doctor)

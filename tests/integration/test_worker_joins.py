@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.events import ACTIONS, IMPRESSIONS
+from stream_app.events import ACTIONS, DEAD_LETTERS, IMPRESSIONS
 from stream_app.topics import Message
 from tests.integration.broker import Broker
-from tests.integration.worker_process import Cluster, simulated, stop
+from tests.integration.worker_process import Cluster, read_all, simulated, stop
 
 
 @pytest.fixture
@@ -108,6 +108,8 @@ def test_bad_records_cost_a_dead_letter_each_and_no_restart(cluster: Cluster) ->
     n_rows = cluster.check_against_embedded()
     n_late = 1_000 - n_rows
     assert len(cluster.letters()) == 10_000 + n_late
+    n_letters = sum(len(read_all(cluster.log, DEAD_LETTERS, p)) for p in range(2))
+    assert n_letters == 10_000 + n_late, "a bad record has more than one letter"
     assert cluster.told().count("partitions assigned") == 1
 
 
