@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from itertools import chain, groupby
+from functools import lru_cache
+from itertools import chain, groupby, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -41,7 +42,8 @@ _CLICK: Final = "click"
 _BEHAVIORS: Final = "behaviors.tsv is impression, user, time, history, list, by tabs"
 _NEWS: Final = "news.tsv is id, category, subcategory, title, abstract, url and two lists of entities, by tabs"
 _N_BEHAVIORS, _N_NEWS = 5, (3, 8)
-_TIME: Final = "%m/%d/%Y %I:%M:%S %p"
+_DAY: Final = "%m/%d/%Y"
+_CLOCK: Final = "%I:%M:%S %p"
 _STEP_MS: Final = 1_000
 _RUN_ROWS: Final = 50_000
 _CHUNK: Final = 2_048
@@ -216,21 +218,40 @@ def _why_not(request: str, user: str, time: str, items: str) -> int | tuple[str,
         if not value:
             return field, value, "is missing"
     try:
-        ts = int(dt.datetime.strptime(time, _TIME).replace(tzinfo=dt.UTC).timestamp()) * 1_000
+        ts = _ms(time)
     except ValueError:
         return "time", time, "is no time like 11/13/2019 8:36:57 AM"
     shown = items.split()
     if not shown:
         return "list", items, "is empty"
     for item in shown:
-        if len(item) < 3 or item[-2:] not in ("-0", "-1"):
+        if len(item) < 3 or not item.endswith(("-0", "-1")):
             return "list", item, "is no item with its label, like N55689-1; the test set has no labels and cannot be imported"
     return ts
 
 
+def _ms(time: str) -> int:
+    """Return a time in UTC ms: its day and its time of day are each parsed once (``strptime`` takes 8 us).
+
+    Raises:
+        ValueError: it is none.
+    """
+    day, _, clock = time.partition(" ")
+    try:
+        return _parsed(day, _DAY) + _parsed(clock, _CLOCK) - _parsed("12:00:00 AM", _CLOCK)
+    except ValueError:
+        return _parsed(time, f"{_DAY} {_CLOCK}")  # blanks more than one
+
+
+@lru_cache(maxsize=1 << 17)
+def _parsed(text: str, form: str) -> int:
+    return int(dt.datetime.strptime(text, form).replace(tzinfo=dt.UTC).timestamp()) * 1_000
+
+
 def _shown(ts: int, user: str, request: str, items: str) -> Iterator[Event]:
     listed = items.split()
-    yield Impression(request, user, ts, [ImpressionItem(item[:-2], None, rank) for rank, item in enumerate(listed)])
+    names = [item[:-2] for item in listed]
+    yield Impression(request, user, ts, list(map(ImpressionItem, names, repeat(None), range(len(names)))))
     yield from (Action(user, item[:-2], ts, _CLICK, request) for item in listed if item[-1] == "1")
 
 
