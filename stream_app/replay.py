@@ -1,12 +1,13 @@
 """Replay: one pass over a range of samples, several models side by side, scored before they learn.
 
 The loop is :meth:`Replay.run`. What is learned is a function of (samples, range, config, seed, threads) alone: the time of a
-checkpoint, a kill and another start, the thread that reads ahead and the one that counts figures change nothing.
+checkpoint, a kill and another start, the threads that read ahead, count figures and write checkpoints change nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ class Replay:
         entrants: the models; they have learned nothing, or are brought back by :meth:`load`.
         folder: where metrics and checkpoints go; None keeps nothing.
         profile: where the time goes.
-        on_saved: called after each checkpoint.
+        on_saved: called after each checkpoint, on the thread that learns.
         items: fills the store of item vectors that the models were given.
     """
 
@@ -125,6 +126,10 @@ class Replay:
         self._scoring = Scoring(replay.score_from, replay.slices, config.join.policy == "correct", self.record)
         self._drawn = _drawn_hits(config, self.schema, self.entrants)
         self._began = self._saved_at = time.monotonic()
+        self._written = threading.Event()
+        """Set by the thread that has written a checkpoint, until :meth:`_show` has told of it."""
+        self.longest_pause = 0.0
+        """Seconds that the longest copy for a checkpoint has held up learning."""
         self._learned = self._shown = source.places(config.replay.start)
         self._first_ts: int | None = None
         self._last_ts = source.last_ts()
@@ -273,8 +278,25 @@ class Replay:
         return Step(self.batches, self.requests, self.ts, share)
 
     def _save_now_and_then(self) -> None:
-        if self._folder is not None and time.monotonic() - self._saved_at >= self.config.replay.checkpoint_seconds:
-            self.save()
+        """Begin a checkpoint where one is due: copy the state once the figures are counted, have the copy written beside."""
+        self._show()
+        folder, now = self._folder, time.monotonic()
+        if folder is None or folder.saving or now - self._saved_at < self.config.replay.checkpoint_seconds:
+            return
+        self._figures.drain()
+        began = time.perf_counter()
+        with self._profile.stage("copy for a checkpoint"):
+            if folder.save_beside(**self._content(), on_saved=lambda path: self._written.set()):
+                self._saved_at = now
+                self.longest_pause = max(self.longest_pause, time.perf_counter() - began)
+
+    def _show(self) -> None:
+        """Tell of a checkpoint that was written since the last call."""
+        if self._written.is_set():
+            self._written.clear()
+            self._figures.drain()
+            with self._profile.stage("page"):
+                self._on_saved(self)
 
     def wall_seconds(self) -> float:
         """Return the wall time of the run, its earlier parts included."""
@@ -285,35 +307,39 @@ class Replay:
         return {}
 
     def save(self) -> None:
-        """Wait for the figures and write a checkpoint, if the run has a folder."""
+        """Wait for the figures and for what is written beside, and write a checkpoint, if the run has a folder."""
         self._figures.drain()
         if self._folder is None:
             return
         with self._profile.stage("checkpoint"):
-            arrays = {group: state for entrant in self.entrants for group, state in entrant.arrays().items()}
-            shown, held = (self._learned, []) if self._ahead is None else (self._ahead.places, self._ahead.held)
-            arrays["scored"] = self.record.state()
-            arrays |= {"vectors": self._items.state()} if self._items else {}
-            arrays["drawn"] = {} if self._drawn is None else self._drawn.state()
-            arrays["held"] = {f"{i:06d}": np.frombuffer(block.to_ipc(), np.uint8) for i, block in enumerate(held)}
-            self._folder.save(
-                self.batches,
-                models={entrant.name: entrant.learner.state() for entrant in self.entrants},
-                arrays=arrays,
-                marks={"learned": _marks(self._learned), "shown": _marks(shown)},
-                extra={
-                    "generation": self.schema.generation,
-                    "requests": self.requests,
-                    "ts": self.ts,
-                    "seconds": self.wall_seconds(),
-                    "learned": msgspec.to_builtins(self._learned),
-                    "shown": msgspec.to_builtins(shown),
-                    "entrants": {entrant.name: entrant.notes() for entrant in self.entrants},
-                },
-            )
-        with self._profile.stage("page"):
-            self._on_saved(self)
+            self._folder.save(**self._content())
+        self._written.set()
+        self._show()
         self._saved_at = time.monotonic()
+
+    def _content(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, much of it as views; the figures are drained."""
+        arrays = {group: state for entrant in self.entrants for group, state in entrant.arrays().items()}
+        shown, held = (self._learned, []) if self._ahead is None else (self._ahead.places, self._ahead.held)
+        arrays["scored"] = self.record.state()
+        arrays |= {"vectors": self._items.state()} if self._items else {}
+        arrays["drawn"] = {} if self._drawn is None else self._drawn.state()
+        arrays["held"] = {f"{i:06d}": np.frombuffer(block.to_ipc(), np.uint8) for i, block in enumerate(held)}
+        return {
+            "step": self.batches,
+            "models": {entrant.name: entrant.learner.state() for entrant in self.entrants},
+            "arrays": arrays,
+            "marks": {"learned": _marks(self._learned), "shown": _marks(shown)},
+            "extra": {
+                "generation": self.schema.generation,
+                "requests": self.requests,
+                "ts": self.ts,
+                "seconds": self.wall_seconds(),
+                "learned": msgspec.to_builtins(self._learned),
+                "shown": msgspec.to_builtins(shown),
+                "entrants": {entrant.name: entrant.notes() for entrant in self.entrants},
+            },
+        }
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of this run.

@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 
 __all__ = ["BackgroundJob", "StateCopy"]
 
+_AT_ONCE = 1 << 20
+"""Bytes that may be made while learning waits, about 2 ms."""
 _ROOM = 1.25
 """Memory for an array that grows has a quarter of room more, so that it is not made afresh each time."""
 
@@ -41,7 +43,12 @@ class StateCopy:
         self._memory: dict[tuple[str, str], npt.NDArray[np.uint8]] = {}
 
     def lacks(self, states: Mapping[str, State]) -> dict[tuple[str, str], int]:
-        """Return (group, name) and bytes of the arrays that there is no memory for yet."""
+        """Return (group, name) and bytes of the arrays that there is no memory for yet; nothing where it is so little that
+        :meth:`take` may make it, on the thread that learns."""
+        lacking = self._lacking(states)
+        return lacking if sum(lacking.values()) > _AT_ONCE else {}
+
+    def _lacking(self, states: Mapping[str, State]) -> dict[tuple[str, str], int]:
         wanted = {(group, name): array.nbytes for group, state in states.items() for name, array in state.items()}
         return {key: size for key, size in wanted.items() if key not in self._memory or len(self._memory[key]) < size}
 
@@ -54,7 +61,7 @@ class StateCopy:
 
     def take(self, states: Mapping[str, State]) -> dict[str, dict[str, Array]]:
         """Return a copy of the states by group; it holds until the next one is taken."""
-        self.reserve(self.lacks(states))
+        self.reserve(self._lacking(states))
         copies = {group: {name: self._room((group, name), a) for name, a in state.items()} for group, state in states.items()}
         for group, state in states.items():
             for name, array in state.items():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Thread, current_thread
 from typing import Any
 
 import hypothesis
@@ -14,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from learners.checkpoint import digest
+from learners.checkpoint import digest, latest, load
 from learners.learner import Learner, Scores, State, Stats
 from learners.metrics import MetricOptions
 from learners.samples import SampleBlock, SampleError
@@ -25,7 +28,7 @@ from stream_app.prefetch import prefetch
 from stream_app.profile import Profile
 from stream_app.replay import Replay, Step
 from stream_app.results import result_of
-from stream_app.runs import RunError, RunFolder, differences
+from stream_app.runs import CHECKPOINTS, RunError, RunFolder, differences
 from stream_app.sample_sources import TopicSource
 from stream_app.topics import Message, Topic
 from stream_app.topics.memory import MemoryLog
@@ -354,3 +357,39 @@ def test_prefetch_ends_with_its_reader() -> None:
     assert next(reading) == 0
     reading.close()
     assert len(made) < 10
+
+
+def test_a_checkpoint_written_beside_is_that_of_its_moment(make_block: Make, tmp_path: Path) -> None:
+    """Learning goes on while checkpoints are written; one of them, gone on from, leads to the same end."""
+    topic, config = topic_of(make_block), config_of(eval="delayed", window_ms=50, checkpoint_seconds=1e-6)
+    threads: list[Thread] = []
+    at: dict[int, str] = {}
+    names: set[str] = set()
+    copied: dict[str, Path] = {}
+    path = tmp_path / "run"
+    with RunFolder.create(path, config) as folder:
+        replay = Replay(
+            config, TopicSource(topic), entrants_of(config), folder, on_saved=lambda run: threads.append(current_thread())
+        )
+
+        def note(step: Step) -> None:
+            while step.batches % 4 == 0 and folder.saving:
+                time.sleep(1e-3)
+            at[step.batches] = digest(counts(replay).state())
+            newest = latest(path / CHECKPOINTS)
+            if newest is not None:
+                names.add(newest.name)
+                if newest.name not in copied and len(copied) < 2:
+                    copied[newest.name] = shutil.copytree(newest, tmp_path / newest.name)
+
+        replay.run(note, lambda: replay.batches >= 40)
+        assert len(names) > 4, "checkpoints were written while it learned"
+    assert len(threads) >= len(names)
+    assert set(threads) == {current_thread()}
+    for folder_of in copied.values():
+        checkpoint = load(folder_of)
+        assert checkpoint.digests["counts"] == at[checkpoint.step]
+        other = Replay(config, TopicSource(topic), entrants_of(config))
+        other.load(checkpoint)
+        other.run()
+        assert reported(other) == reported(run(topic, config))

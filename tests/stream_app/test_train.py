@@ -388,7 +388,7 @@ def test_a_checkpoint_written_beside_is_that_of_its_moment(make_block: Make, tmp
 
 def test_what_fails_beside_is_told_and_leaves_the_checkpoint_before(make_block: Make, tmp_path: Path) -> None:
     config = config_of()
-    state = {"a": np.arange(4.0)}
+    state = {"a": np.arange(200_000.0)}
     with RunFolder.create(tmp_path / "run", config) as folder:
         first = folder.save(1, models={"m": state}, arrays={}, marks={}, extra={})
 
@@ -396,7 +396,7 @@ def test_what_fails_beside_is_told_and_leaves_the_checkpoint_before(make_block: 
             raise OSError("the disk is full")
 
         content: dict[str, Any] = {"models": {"m": state}, "arrays": {}, "marks": {}, "extra": {}}
-        assert not folder.save_beside(2, **content), "memory for the copy comes first"
+        assert not folder.save_beside(2, **content), "memory for a large copy comes first"
         assert folder.save_beside(2, **content, check=refuse)
         with pytest.raises(OSError, match="disk is full"):
             folder.settle()
