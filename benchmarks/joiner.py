@@ -1,13 +1,14 @@
 """Events per second of the joiner on the embedded log, beside a plain prototype of the same work in the same run.
 
-    python benchmarks/joiner.py [--events 200000] [--repeats 3] [--json]
+    python benchmarks/joiner.py [--events 200000] [--repeats 3] [--rules] [--json]
 
 One event is an action or a whole page of ten candidates; half of the events are pages with a query, and each page gets a click
 within a minute, which names its request. Measured is all of :func:`stream_app.join.join_log`: reading the log, decoding,
 joining with the default config, state in RocksDB, blocks of samples written back to the log. The prototype reads the same log
 and only decodes, hashes the ids, puts a user's clicks and a page into RocksDB and makes blocks: no order, no labels, no due
-times, no recovery. CPU time counts all threads of the process, RocksDB's among them. The two take turns, so that a busy
-machine slows both.
+times, no recovery. ``--rules`` joins actions with a domain and a value, also by a config with two sequences by domain and
+labels from a value on. CPU time counts all threads of the process, RocksDB's among them. The sides take turns, so that a
+busy machine slows all of them.
 """
 
 from __future__ import annotations
@@ -32,17 +33,27 @@ from learners.samples import Ragged, SampleBlock
 from stream_app.events import ACTIONS, IMPRESSIONS, Action, IdHashes, Impression, ImpressionItem
 from stream_app.join import join_log
 from stream_app.joiner.blocks import sample_schema
-from stream_app.joiner.config import JoinConfig
+from stream_app.joiner.config import ItemSequence, JoinConfig
 from stream_app.topics import Log, Message
 from stream_app.topics.embedded import EmbeddedLog
 
 PAGE = 10
 READ_RECORDS = 8_192
 CONFIG = JoinConfig()
+RULES = JoinConfig(
+    label_min_value={"click": 0.5},
+    item_sequences={
+        "video": ItemSequence(domains=("video",)),
+        "shop": ItemSequence(domains=("shop",), min_value={"click": 0.1}),
+    },
+)
 
 
-def fill(log: Log, n_events: int, seed: int = 0) -> None:
-    """Write pages every 50 ms of event time, of users who come back some twenty times, and a click for each page."""
+def fill(log: Log, n_events: int, ruled: bool, seed: int = 0) -> None:
+    """Write pages every 50 ms of event time, of users who come back some twenty times, and a click for each page.
+
+    ``ruled`` gives clicks a domain and a value.
+    """
     draw = random.Random(seed)
     users = [f"user-{i}" for i in range(max(1, n_events // 40))]
     items = [f"item-{i}" for i in range(20_000)]
@@ -58,6 +69,8 @@ def fill(log: Log, n_events: int, seed: int = 0) -> None:
         pages.append(Message(ts, user.encode(), msgspec.json.encode(page)))
         clicked, clicked_ts = shown[int(PAGE * draw.random() ** 2)], ts + draw.randrange(1_000, 60_000)
         click = Action(user, items[clicked], clicked_ts, "click", f"request-{n}", category=f"category-{clicked % 200}")
+        if ruled:
+            click = msgspec.structs.replace(click, domain="video" if clicked_ts % 2 else "shop", value=draw.random())
         clicks.append(Message(clicked_ts, user.encode(), msgspec.json.encode(click)))
     log.create(IMPRESSIONS, 1).append(0, pages)
     log.create(ACTIONS, 1).append(0, sorted(clicks))
@@ -65,6 +78,10 @@ def fill(log: Log, n_events: int, seed: int = 0) -> None:
 
 def join(log: Log, folder: Path) -> int:
     return join_log(log, folder / "state", CONFIG).events
+
+
+def join_by_rules(log: Log, folder: Path) -> int:
+    return join_log(log, folder / "state", RULES).events
 
 
 def prototype(log: Log, folder: Path) -> int:
@@ -128,12 +145,12 @@ def _block(rows: list[tuple[int, int, int, bytes, bytes, bytes]]) -> SampleBlock
     return SampleBlock.from_columns(sample_schema(CONFIG, 1), columns)
 
 
-def measure(work: Callable[[Log, Path], int], n_events: int) -> tuple[float, float]:
+def measure(work: Callable[[Log, Path], int], n_events: int, ruled: bool) -> tuple[float, float]:
     """Return events per second of CPU time and of wall time, on a fresh log."""
     folder = Path(tempfile.mkdtemp(prefix="freshet-joiner-"))
     try:
         with EmbeddedLog(folder / "log") as log:
-            fill(log, n_events)
+            fill(log, n_events, ruled)
             wall, cpu = time.perf_counter(), time.process_time()
             done = work(log, folder)
             return done / (time.process_time() - cpu), done / (time.perf_counter() - wall)
@@ -145,18 +162,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Events per second of the joiner.")
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rules", action="store_true", help="actions with domains and values, and a config that asks for them")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="little data, to see that it runs")
     given = parser.parse_args()
     if given.quick:
         given.events, given.repeats = 20_000, 1
-    works = {"joiner": join, "prototype": prototype}
+    works = {"joiner": join, "prototype": prototype} | ({"by rules": join_by_rules} if given.rules else {})
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for work in works.values():
-        measure(work, 2_000)  # Kernels are compiled once per machine and loaded once per process.
+        measure(work, 2_000, given.rules)  # Kernels are compiled once per machine and loaded once per process.
     for _ in range(given.repeats):
         for name, work in works.items():
-            runs[name].append(measure(work, given.events))
+            runs[name].append(measure(work, given.events, given.rules))
     figures = {
         name: {
             "events_per_cpu_s": statistics.median(cpu for cpu, _ in measured),

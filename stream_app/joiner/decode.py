@@ -250,7 +250,7 @@ class Decoder:
         request = _request_hash(raw.request_id) if raw.request_id else 0
         query, category, domain = self._queries[raw.query], self._categories[raw.category], self._domains[raw.domain]
         value = value_word(raw.value) if self._reads_values else NO_VALUE
-        return ACT_EVENT, [user, item, raw.ts, raw.ts, kind, request, query, category, domain, value, 0]
+        return ACT_EVENT, [user, item, raw.ts, raw.ts, kind, request, query, category, domain, value]
 
     def _item(self, raw: Item) -> tuple[int, list[int]]:
         _check_vector(raw.vector, self._config.vector_dim)

@@ -14,7 +14,6 @@ from .layout import (
     ACTION_DOMAIN,
     ACTION_ITEM,
     ACTION_KIND,
-    ACTION_LATE,
     ACTION_QUERY,
     ACTION_REQUEST,
     ACTION_TS,
@@ -33,6 +32,7 @@ from .layout import (
     KIND_FEEDS,
     KIND_LABELS,
     KINDS_AT,
+    LATE,
     LENGTHS,
     N_ACTIONS,
     N_CORRECTIONS,
@@ -128,7 +128,7 @@ def receive(m: Memory, event: Ints, start: int, horizon: int) -> int:
     """
     body = start + EVENT_HEAD
     if event[body + ACTION_TS] < horizon:
-        event[body + ACTION_LATE] = 1
+        event[body + ACTION_KIND] |= LATE
         m.regs[PASSED] = horizon
         return body
     status = 0
@@ -196,7 +196,8 @@ def act(m: Memory, out: Columns, words: Ints, body: int, offset: int, waiting: i
         request = _latest_showing(m, user, item, ts)
     if request < 0:
         return WANT
-    kind = m.config[KINDS_AT] + words[body + ACTION_KIND] * (KIND_FEEDS + m.config[N_SEQUENCES])
+    late = words[body + ACTION_KIND] & LATE
+    kind = m.config[KINDS_AT] + (words[body + ACTION_KIND] - late) * (KIND_FEEDS + m.config[N_SEQUENCES])
     place = place_of(m, request, item, 0) if request else -1
     query = words[body + ACTION_QUERY]
     if not query and request:
@@ -210,7 +211,7 @@ def act(m: Memory, out: Columns, words: Ints, body: int, offset: int, waiting: i
         status = row_needs(m, out, request)
     if status:
         return status
-    late, value = words[body + ACTION_LATE], words[body + ACTION_VALUE]
+    value = words[body + ACTION_VALUE]
     domain = _domain_of(m, words, body, ts, request, place) if m.config[kind + KIND_BY_DOMAIN] else 0
     if waiting:
         pop(m)

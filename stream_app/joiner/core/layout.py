@@ -76,9 +76,11 @@ COMPLETE, CLOSED, LEFT, SEEN = 1, 2, 4, 8
     ACTION_CATEGORY,
     ACTION_DOMAIN,
     ACTION_VALUE,
-    ACTION_LATE,
     ACTION_WORDS,
-) = range(12)
+) = range(11)
+"""With the head of its record they make 16 words, a size class of the arena."""
+LATE: Final = 1 << 32
+"""In an action's kind: it came late."""
 UPDATE_KEY, UPDATE_VERSION = range(2)
 """Of an item's or a user's event: whose, and the version from there on."""
 VERSION_TS, VERSION_CATEGORY, VERSION_DOMAIN, VERSION_FEATURES = range(4)

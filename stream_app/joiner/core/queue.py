@@ -12,13 +12,13 @@ from .layout import (
     ACTION,
     ACTION_ITEM,
     ACTION_KIND,
-    ACTION_LATE,
     ACTION_LOGGED_TS,
     ACTION_REQUEST,
     ACTION_TS,
     ACTION_USER,
     FORGET,
     HEAP_SIZE,
+    LATE,
     LEAVE,
     LEFT,
     N_SIGNATURES,
@@ -161,7 +161,7 @@ def restore(m: Memory, kind: int, keys: Ints, data: Ints, ends: Ints) -> None:
         start = ends[i]
         if kind == ACTION:
             push(m, data[body + ACTION_TS], ACT, keys[i])
-            if not data[body + ACTION_LATE]:
+            if not data[body + ACTION_KIND] & LATE:
                 sign(m, data, body)
             continue
         flags = data[body + PAGE_FLAGS]

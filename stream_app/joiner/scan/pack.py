@@ -106,10 +106,9 @@ def pack_actions(rows: Ints, read: npt.NDArray[np.bool_], offsets: Ints, packed:
         packed[at], packed[at + 1] = IGNORED if ignored else ACT_EVENT, size
         packed[at + 2], packed[at + 3] = offsets[i], row[2]
         if not ignored:
-            # User, item, ts, logged ts, kind, request, query, category, domain, value, late.
+            # User, item, ts, logged ts, kind, request, query, category, domain, value.
             packed[body], packed[body + 1], packed[body + 2], packed[body + 3] = row[0], row[1], row[2], row[2]
             for column in range(6):
                 packed[body + 4 + column] = row[3 + column]
-            packed[body + 10] = 0
         at += size
     return at
