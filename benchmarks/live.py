@@ -98,7 +98,7 @@ class Program:
         return sum(int(row[11]) + int(row[12]) for row in rows) / os.sysconf("SC_CLK_TCK")
 
     def metrics(self) -> dict[str, float]:
-        """Return each metric's sum over its labels; nothing while it does not answer."""
+        """Return each metric's sum over its labels, buckets and counts apart; nothing while it does not answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
                 text = answer.read().decode()
@@ -107,7 +107,7 @@ class Program:
         found: dict[str, float] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                name = f"{sample.name}_{sample.labels['le']}" if "le" in sample.labels else sample.name
+                name = "_".join([sample.name, *(sample.labels[label] for label in ("le", "name") if label in sample.labels)])
                 found[name] = found.get(name, 0.0) + sample.value
         return found
 
@@ -175,6 +175,8 @@ class Pipeline:
             "worker_lag_most": max(lags),
             "slow": of_worker.get(f"{publishes}_count", 0.0) - of_worker.get(f"{publishes}_bucket_{SLOW_SECONDS}", 0.0),
             "waited": waited_seconds(),
+            "actions": of_worker.get("freshet_worker_counts_actions", 0.0),
+            "late": of_worker.get("freshet_worker_counts_late_actions", 0.0),
             "trainer_mb": self.trainer.memory_mb(),
             "trainer_lag": of_trainer.get("freshet_trainer_lag_event_seconds", 0.0),
             "rows": of_trainer.get("freshet_trainer_rows_total", 0.0),
@@ -214,6 +216,7 @@ def summary(rows: list[dict[str, float]]) -> Iterator[str]:
         slope = np.polyfit(hours, values, 1)[0]
         span = f"{min(values):.1f} to {max(values):.1f}, mean {np.mean(values):.1f}"
         yield f"{name}: {slope:+.1f} an hour over the second half, {span}"
+    yield f"actions: {rows[-1]['actions']:,.0f}, {rows[-1]['late']:,.0f} of them late"
     yield f"most that the worker was behind there: {max(row['worker_lag_most'] for row in late):.0f} records"
 
 

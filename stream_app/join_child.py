@@ -19,8 +19,8 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from stream_app.arrow_memory import use_system_pool
 from stream_app.durable_join import JoinReport
+from stream_app.freed_memory import GivesBack, use_system_pool
 from stream_app.join_messages import TO_JOINERS, Assign, Deliver, Done, Failed, Renew, Revoke, Setup, Told, encode
 from stream_app.kafka_config import KafkaConfig
 from stream_app.lease import Lease
@@ -204,7 +204,8 @@ def _main(socket: int) -> NoReturn:
     gc.freeze()
     # What a joiner keeps is thousands of live objects, and has no cycles: look for them less often.
     gc.set_threshold(50_000, 20, 50)
-    child.run()
+    with GivesBack():
+        child.run()
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import msgspec
 
 from learners.checkpoint import Checkpoint, digest, latest, load
 from learners.samples import SampleBlock, SampleError, SampleSchema
-from stream_app.arrow_memory import use_system_pool
 from stream_app.config import RunConfig
 from stream_app.entrant import Entrant
 from stream_app.events import SAMPLES
+from stream_app.freed_memory import GivesBack, use_system_pool
 from stream_app.item_vectors import ItemVectors, item_vectors
 from stream_app.joiner.blocks import sample_schema
 from stream_app.launch import check_same, say, set_threads
@@ -94,6 +94,7 @@ def train(
     profile = Profile()
     with contextlib.ExitStack() as opened:
         polite = opened.enter_context(PoliteStop())
+        opened.enter_context(GivesBack())
         topic = _wait_for_samples(log, drain, polite, quiet)
         schema = _schema(topic, config)
         page = PageWriter(run, resumed=is_run(run))

@@ -1,0 +1,32 @@
+"""What a long-lived process has freed goes back to the system."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+# Takes 200 MB in small pieces, frees all but the last one, and prints the MB that stay with and without the thread.
+SCRIPT = """
+import time
+from stream_app.freed_memory import GivesBack
+def anonymous():
+    return next(int(row.split()[1]) for row in open("/proc/self/status") if row.startswith("RssAnon")) / 1_024
+before = anonymous()
+pieces = [bytearray(4_000) for _ in range(50_000)]
+del pieces[:-1]
+kept = anonymous() - before
+with GivesBack(every=0.05):
+    deadline = time.monotonic() + 10
+    while anonymous() - before > 20 and time.monotonic() < deadline:
+        time.sleep(0.05)
+print(kept, anonymous() - before)
+"""
+
+
+def test_freed_memory_goes_back() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    kept, left = map(float, done.stdout.split())
+    assert kept > 150, "the C library gives back by itself here: the thread is not needed"
+    assert left <= 20
