@@ -20,23 +20,28 @@ from typing import Any
 
 LOGS = ("globo", "trivago", "generator")
 SWEEPS = ("ablations", "queue", "window", "top_k", "rate")
-DEFAULTS = {"queue": {"globo": 20_000.0, "trivago": 1e6, "generator": 1e6}, "top_k": 10.0, "window": 2.0}
+DEFAULTS: dict[str, Any] = {"queue": {"globo": 20_000.0, "trivago": 1e6, "generator": 1e6}, "top_k": 10.0, "window": 2.0}
+RATES = {"rate": 0.001, "table_rate": 0.1, "graph_rate": 0.2}
+COLOURS = {"rate": "#0072b2", "table_rate": "#d55e00", "graph_rate": "#009e73"}
 TITLES = {"queue": "ids in a queue", "top_k": "items that SimExtract picks", "window": "window, fresh edges"}
 PAGE = """<!doctype html><body><script>{libraries}</script><script>
 const data = {data};
-for (const {{name, title, log, points}} of data) {{
+for (const {{name, title, log, points, names}} of data) {{
   const svg = Plot.plot({{
     width: 720, height: 230, marginLeft: 70, marginTop: 34, marginBottom: 40, insetLeft: 14, insetRight: 14,
     style: {{fontFamily: "system-ui, sans-serif", fontSize: "12px", background: "#fff"}},
     fx: {{label: null, domain: [...new Set(points.map((p) => p.log))]}},
-    x: {{type: log ? "log" : "point", label: title, ticks: log ? 4 : undefined, tickFormat: log ? "~s" : undefined}},
+    x: {{type: log ? "log" : "point", label: title, ticks: names ? [0.3, 1, 3] : log ? 4 : undefined,
+      tickFormat: names ? "" : log ? "~s" : undefined}},
     y: {{label: "AUC, difference to the default", grid: true, tickFormat: "+.4f", nice: true}},
     marks: [
       Plot.ruleY([0], {{stroke: "#666"}}),
-      Plot.ruleX(points, {{fx: "log", x: "x", y1: "low", y2: "high", stroke: "#0072b2", strokeWidth: 1.6}}),
-      Plot.line(points, {{fx: "log", x: "x", y: "value", stroke: "#0072b2", strokeWidth: 1.6}}),
-      Plot.dot(points, {{fx: "log", x: "x", y: "value", r: 4, fill: (p) => (p.default ? "#fff" : "#0072b2"), stroke: "#0072b2",
+      Plot.ruleX(points, {{fx: "log", x: "x", y1: "low", y2: "high", stroke: "colour", strokeWidth: 1.6}}),
+      Plot.line(points, {{fx: "log", x: "x", y: "value", z: "colour", stroke: "colour", strokeWidth: 1.6}}),
+      Plot.dot(points, {{fx: "log", x: "x", y: "value", r: 4, fill: (p) => (p.default ? "#fff" : p.colour), stroke: "colour",
         strokeWidth: 1.6}}),
+      ...(names ?? []).map(({{name, colour}}, i) => Plot.text([name], {{fx: [points.at(-1).log], frameAnchor: "bottom-right",
+        textAnchor: "end", fill: colour, dx: -6, dy: -8 - 14 * i}})),
     ],
   }});
   svg.setAttribute("xmlns", "http://www.w3.org/2000/svg");
@@ -64,6 +69,7 @@ def main() -> None:
         print_table(results)
     if given.out is not None:
         charts = [chart for name in TITLES if (chart := curve(name, found))]
+        charts += [chart] if (chart := rate_curves(found)) else []
         for name, svg in drawn(charts, given.chromium).items():
             (given.out / f"egin-{name}.svg").write_text(svg + "\n")
 
@@ -89,12 +95,35 @@ def curve(name: str, found: dict[tuple[str, str], Any]) -> dict[str, Any] | None
             at = re.fullmatch(rf"{name}=(\d+)", variant)
             if variant == "egin":
                 x = default[log] if isinstance(default, dict) else default
-                points.append({"log": log, "x": x, "value": 0.0, "low": 0.0, "high": 0.0, "default": True})
+                points.append(point(log, x, None))
             elif at is not None and "difference" in entry:
-                value, low, high = entry["difference"]["auc"]
-                points.append({"log": log, "x": float(at[1]), "value": value, "low": low, "high": high, "default": False})
-    points.sort(key=lambda point: (LOGS.index(str(point["log"])), point["x"]))
+                points.append(point(log, float(at[1]), entry["difference"]["auc"]))
+    points.sort(key=lambda each: (LOGS.index(str(each["log"])), each["x"]))
     return {"name": name, "title": TITLES[name], "log": name == "queue", "points": points} if points else None
+
+
+def point(log: str, x: float, difference: list[float] | None, colour: str = "#0072b2") -> dict[str, Any]:
+    """Return a point of a curve; one without a difference is the default."""
+    value, low, high = difference or (0.0, 0.0, 0.0)
+    return {"log": log, "x": x, "value": value, "low": low, "high": high, "default": difference is None, "colour": colour}
+
+
+def rate_curves(found: dict[tuple[str, str], Any]) -> dict[str, Any] | None:
+    """Return what is drawn of the learning rates: a curve for each, by its ratio to the default."""
+    points = []
+    for log in LOGS:
+        variants = found.get((log, "rate"), {"variants": {}})["variants"]
+        for rate, default in RATES.items():
+            mine = [point(log, 1.0, None, COLOURS[rate])] if variants else []
+            for variant, entry in variants.items():
+                name, _, value = variant.partition("=")
+                if name == rate:
+                    mine.append(point(log, float(value) / default, entry["difference"]["auc"], COLOURS[rate]))
+            points += sorted(mine, key=lambda each: each["x"])
+    names = [{"name": name, "colour": colour} for name, colour in COLOURS.items()]
+    return (
+        {"name": "rate", "title": "times the default rate", "log": True, "points": points, "names": names} if points else None
+    )
 
 
 def drawn(charts: list[dict[str, Any]], chromium: str) -> dict[str, str]:

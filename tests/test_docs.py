@@ -82,6 +82,19 @@ def test_commands_outside_are_those_that_there_are() -> None:
             assert words[4] in ("up", "down") or named & services, words
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_command_hides_in_a_block_that_is_not_run(page: Path) -> None:
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    hidden = [
+        line
+        for language, text in blocks
+        if language != "console"
+        for line in text.splitlines()
+        if re.match(r"(\$ |(\S*/)?(freshet|python3?|kafka-\S+|docker) )", line)
+    ]
+    assert not hidden, "commands belong into a block `console`, where a test runs them"
+
+
 def test_toml_of_pages_is_toml() -> None:
     for page in PAGES:
         for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,44 @@ def test_growing_keeps_keys() -> None:
     assert len(set(keys)) == 40_000
     assert all(key in recent for key in keys)
     assert pair_key(40_001, 0) not in recent
+
+
+def test_keys_take_64_bytes_each_at_most() -> None:
+    recent = RecentKeys(5_000)
+    for n in range(60_000):
+        recent.add(pair_key(n, 1))
+    assert len(recent.keys.new) + len(recent.keys.old) <= 8 * recent.keys.capacity
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "line"),
+    [
+        ("taobao", "UserBehavior.csv", "{user},{item},1,pv,{ts}"),
+        ("movielens", "ratings.dat", "{user}::{item}::5::{ts}"),
+        ("mind", "behaviors.tsv", "{n}\tU{user}\t11/13/2019 8:36:57 AM\tN1 N2\tN{item}-1 N5-0"),
+    ],
+)
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, kind: str, name: str, line: str) -> None:
+    """What Python and NumPy hold at half of the way and at the end; the events of what lies between are 20 MB."""
+    rng = np.random.default_rng(0)
+    n = 60_000
+    rows = zip(range(n), rng.integers(0, 300, n), rng.integers(0, 3_000, n), rng.integers(0, 500_000, n), strict=True)
+    path = written(tmp_path / name, "\n".join(line.format(n=at, user=u, item=i, ts=S0 + t) for at, u, i, t in rows))
+    options = {"warm_up": 1_000, "window": 2_000, "remembered": 2_000} if kind != "mind" else {}
+    held: list[tuple[float, int]] = []
+
+    def on_progress(done: int, total: int, unit: str) -> None:
+        held.append((done / total, tracemalloc.get_traced_memory()[0]))
+
+    tracemalloc.start()
+    try:
+        with EmbeddedLog(tmp_path / "log") as log:
+            run_import(kind, [path], log, None, importer_kind(kind).read_options(options), on_progress=on_progress)
+    finally:
+        tracemalloc.stop()
+    half = [size for share, size in held if 0.3 < share < 0.7]
+    late = [size for share, size in held if share > 0.8]
+    assert max(late) < max(half) + 3_000_000, (half, late)
 
 
 def test_pairs_are_ordered() -> None:
