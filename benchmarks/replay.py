@@ -118,7 +118,7 @@ class Laps:
                 values = np.arange(len(block)) + lap * self._rows + start
             elif name == "partition":
                 values = np.zeros_like(values)
-            columns[name] = values if whole is None else Ragged(whole.offsets, values)
+            columns[name] = values if whole is None else Ragged(values, whole.offsets)
         return SampleBlock.from_columns(block.schema, columns)
 
 
