@@ -1,26 +1,33 @@
-"""Replay from the samples of a log against the same learner fed from memory, in one run, turn by turn; and its memory.
+"""Replay of a log against the same learner fed from memory, in one run, turn by turn; and its memory over a long stream.
 
     python benchmarks/replay.py --log DIR [--model egin] [--config FILE] [--requests N] [--turns 3]
+    python benchmarks/replay.py --laps 60 [--config FILE]
     python benchmarks/replay.py --quick
 
-Without --log a generated one is joined first. Both sides score and learn every request (``immediate``); the replay also reads,
-decodes, merges and counts its metrics. Memory is that of this process at each tenth of the last replay.
+Without --log a generated one is joined first. All sides score and learn every request (``immediate``). The replay also reads,
+decodes, merges and counts its metrics; "from raw events" it joins them too, on the fly. Ratios are of wall time, of CPU time
+of the thread that learns (what it does itself, and so what is left where other threads find a free core) and of the process.
+
+--laps replays the log's samples so often in a row, each lap later in time and with ids of its own: a long stream of new ids
+whose tables meet their bound. Memory is anonymous memory, each minute.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import torch
 
-from learners.samples import SampleBlock
+from learners.samples import Ragged, SampleBlock, SampleSchema
 from stream_app.config import Layer, RunConfig, read_layer, resolve
 from stream_app.inspect import JOINER
 from stream_app.join import join_log
@@ -28,12 +35,91 @@ from stream_app.launch import with_defaults
 from stream_app.log_config import joined_layers, log_layers, write_joined, write_log_config
 from stream_app.profile import Profile
 from stream_app.replay import Replay, Step, build_entrants
-from stream_app.sample_sources import Source, open_source
-from stream_app.samples_reader import Range, SampleReader
+from stream_app.sample_sources import JoinedSource, Source, open_source
+from stream_app.samples_reader import Place, Range, SampleReader
 from stream_app.simulate.options import SimulateOptions
 from stream_app.simulate.run import run_simulate
-from stream_app.topics import Log
 from stream_app.topics.embedded import EmbeddedLog, open_log
+
+IDS = ("user", "item", "request", "query", "id")
+TIMES = ("ts", "due")
+
+
+class Took(NamedTuple):
+    """Seconds."""
+
+    wall: float
+    thread: float
+    process: float
+
+
+def timed(run: Callable[[], object]) -> Took:
+    """Return what a call takes."""
+    began = time.perf_counter(), time.thread_time(), time.process_time()
+    run()
+    return Took(*(now - then for now, then in zip(_clocks(), began, strict=True)))
+
+
+def _clocks() -> tuple[float, float, float]:
+    return time.perf_counter(), time.thread_time(), time.process_time()
+
+
+def anonymous_mb() -> float:
+    """Return the process's anonymous memory, in 10^6 bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("RssAnon"))
+
+
+class Laps:
+    """The same blocks again and again, later each time and with other ids, as one partition.
+
+    Args:
+        blocks: in the order of their due times.
+        laps: how often.
+    """
+
+    n_partitions, name = 1, "laps"
+
+    def __init__(self, blocks: list[SampleBlock], laps: int) -> None:
+        self._blocks, self._laps = blocks, laps
+        first, last = (int(block.column("due")[at]) for block, at in ((blocks[0], 0), (blocks[-1], -1)))
+        self._span, self._rows = last - first + 1_000, sum(map(len, blocks))
+        self._starts = np.cumsum([0, *map(len, blocks)]).tolist()
+
+    def last_ts(self) -> int | None:
+        """Return when the last lap ends."""
+        return int(self._blocks[-1].column("due")[-1]) + self._span * (self._laps - 1)
+
+    def schema(self) -> SampleSchema:
+        """Return the schema of the blocks."""
+        return self._blocks[0].schema
+
+    def places(self, start: int | None = None) -> tuple[Place, ...]:
+        """Return the beginning."""
+        return (Place(position=0, end=self._laps * len(self._blocks)),)
+
+    def blocks(self, partition: int, position: int, end: int) -> Iterator[tuple[int, SampleBlock]]:
+        """Yield (number, block), made as they are asked for."""
+        for number in range(position, end):
+            lap, at = divmod(number, len(self._blocks))
+            yield number, self._shifted(self._blocks[at], lap, self._starts[at])
+
+    def _shifted(self, block: SampleBlock, lap: int, start: int) -> SampleBlock:
+        columns = {}
+        for name in block.batch.schema.names:
+            last = name.rpartition(".")[2]
+            whole = block.ragged(name) if block.is_ragged(name) else None
+            values = block.column(name) if whole is None else whole.values
+            if last in TIMES:
+                values = values + lap * self._span
+            elif last in IDS:
+                values = np.where(values == 0, 0, values + lap)
+            elif name == "seq":
+                values = np.arange(len(block)) + lap * self._rows + start
+            elif name == "partition":
+                values = np.zeros_like(values)
+            columns[name] = values if whole is None else Ragged(values, whole.offsets)
+        return SampleBlock.from_columns(block.schema, columns)
 
 
 def generated(folder: Path, requests: int) -> None:
@@ -56,37 +142,59 @@ def in_memory(source: Source, config: RunConfig, n_requests: int) -> list[Sample
     return blocks
 
 
-def bare(config: RunConfig, source: Source, blocks: list[SampleBlock]) -> float:
-    """Return impressions per second of the learner alone."""
+def bare(config: RunConfig, source: Source, blocks: list[SampleBlock]) -> Took:
+    """Return what the learner alone takes."""
     (entrant, *_) = build_entrants(config, source.schema())
-    began = time.perf_counter()
-    for block in blocks:
-        entrant.learner.predict_learn(block)
-    return sum(block.n_candidates for block in blocks) / (time.perf_counter() - began)
+
+    def learn() -> None:
+        for block in blocks:
+            entrant.learner.predict_learn(block)
+
+    return timed(learn)
 
 
-def replayed(config: RunConfig, log: Log, n_impressions: int, n_batches: int, memory: list[float]) -> float:
-    """Return impressions per second of a replay, its reading, decoding and metrics included."""
-    source = open_source(log, config.join, Profile())
+def replayed(
+    config: RunConfig, source: Source, n_batches: int, profile: Profile, on_step: Callable[[Step], None] = lambda step: None
+) -> Took:
+    """Return what a replay takes, its reading, decoding and metrics included."""
     entrants = [e for e in build_entrants(config, source.schema()) if e.name in config.replay.models]
-    replay = Replay(config, source, entrants)
-    memory.clear()
+    replay = Replay(config, source, entrants, profile=profile)
+    return timed(lambda: replay.run(on_step, lambda: replay.batches >= n_batches))
+
+
+def long_stream(config: RunConfig, blocks: list[SampleBlock], laps: int) -> None:
+    """Replay the laps and print memory each minute."""
+    source, began, shown = Laps(blocks, laps), time.monotonic(), 0.0
+    per_request = sum(block.n_candidates for block in blocks) / sum(map(len, blocks))
+    print("minute  impressions  anonymous MB", flush=True)
 
     def on_step(step: Step) -> None:
-        if step.batches % max(1, n_batches // 10) == 0:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            memory.append(pages * resource.getpagesize() / 1e6)
+        nonlocal shown
+        if (now := time.monotonic() - began) - shown >= 60 or step.batches == 1:
+            shown = now
+            print(f"{now / 60:6.1f} {step.requests * per_request:12,.0f} {anonymous_mb():13,.0f}", flush=True)
 
-    seen = 0
+    took = replayed(config, source, laps * len(blocks), Profile(), on_step)
+    print(f"{took.wall / 60:6.1f} {laps * len(blocks):,} steps, {anonymous_mb():,.0f} MB; CPU {took.process:,.0f} s")
 
-    def stop() -> bool:
-        nonlocal seen
-        seen += 1
-        return seen >= n_batches
 
-    began = time.perf_counter()
-    replay.run(on_step, stop)
-    return n_impressions / (time.perf_counter() - began)
+def compare(config: RunConfig, folder: Path, requests: int, turns: int) -> tuple[dict[str, list[Took]], int, Profile]:
+    """Return what each side took per turn, the impressions, and where the time of the replays from samples went."""
+    with open_log(folder) as log:
+        source = open_source(log, config.join, Profile())
+        blocks = in_memory(source, config, requests)
+        bare(config, source, blocks[:20])  # compiles
+        profile = Profile()
+        sides: dict[str, Callable[[], Took]] = {
+            "memory": lambda: bare(config, source, blocks),
+            "samples": lambda: replayed(config, open_source(log, config.join, profile), len(blocks), profile),
+            "raw": lambda: replayed(config, JoinedSource(log, config.join), len(blocks), Profile()),
+        }
+        took: dict[str, list[Took]] = {side: [] for side in sides}
+        for turn in range(turns):
+            for side in [*sides][turn % 3 :] + [*sides][: turn % 3]:
+                took[side].append(sides[side]())
+    return took, sum(block.n_candidates for block in blocks), profile
 
 
 def main() -> None:
@@ -97,7 +205,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--laps", type=int, default=0, help="a long stream of so many laps instead, and its memory")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="where the time of the replays from samples went")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     requests = 4_000 if options.quick else options.requests
@@ -109,35 +219,46 @@ def main() -> None:
         flags = {"models": (options.model,), "eval": "immediate", "threads": options.threads, "bootstrap": 0}
         config = with_defaults(resolve([*layers, Layer("the benchmark", {"replay": flags})]))
         torch.set_num_threads(config.replay.threads)
-        memory: list[float] = []
-        alone, whole = [], []
-        with open_log(folder) as log:
-            source = open_source(log, config.join, Profile())
-            blocks = in_memory(source, config, requests)
-            n_impressions = sum(block.n_candidates for block in blocks)
-            bare(config, source, blocks[:20])  # compiles
-            for _ in range(options.turns):
-                alone.append(bare(config, source, blocks))
-                whole.append(replayed(config, log, n_impressions, len(blocks), memory))
-    ratios = [w / a for w, a in zip(whole, alone, strict=True)]
+        if options.laps:
+            with open_log(folder) as log:
+                blocks = in_memory(open_source(log, config.join, Profile()), config, requests)
+            long_stream(config, blocks, options.laps)
+            return
+        took, n_impressions, profile = compare(config, folder, requests, options.turns)
     result = {
         "model": options.model,
         "options": msgspec.to_builtins(config.models[options.model]),
         "threads": config.replay.threads,
         "impressions": n_impressions,
-        "alone_impressions_per_s": statistics.median(alone),
-        "replay_impressions_per_s": statistics.median(whole),
-        "ratio": statistics.median(ratios),
-        "memory_mb": [round(m) for m in memory],
+        "impressions_per_s": {side: n_impressions / statistics.median(t.wall for t in each) for side, each in took.items()},
+        "ratios": {side: ratios(took["memory"], took[side]) for side in ("samples", "raw")},
+        "anonymous_mb": round(anonymous_mb()),
     }
     if options.json:
         print(json.dumps(result))
-        return
-    print(f"{options.model}, {config.replay.threads} threads, {n_impressions:,} impressions, median of {options.turns} turns")
-    print(f"learner fed from memory   {result['alone_impressions_per_s']:>12,.0f} impressions/s")
-    print(f"replay from samples       {result['replay_impressions_per_s']:>12,.0f} impressions/s")
-    print(f"ratio                     {result['ratio']:>12.2f}   (turns: {', '.join(f'{r:.2f}' for r in ratios)})")
-    print(f"memory by tenth, MB       {', '.join(str(round(m)) for m in memory)}")
+    else:
+        show(result, options.turns)
+    if options.profile:
+        for stage, seconds, calls in profile.rows():
+            print(f"  {stage:<32}{seconds:8.2f} s {calls:>8,} calls")
+
+
+def ratios(alone: list[Took], other: list[Took]) -> dict[str, list[float]]:
+    """Return the ratios of each turn by each clock."""
+    return {clock: [getattr(a, clock) / getattr(o, clock) for a, o in zip(alone, other, strict=True)] for clock in Took._fields}
+
+
+def show(result: dict[str, Any], turns: int) -> None:
+    """Print a result."""
+    print(f"{result['model']}, {result['threads']} threads, {result['impressions']:,} impressions, median of {turns} turns")
+    for side, rate in result["impressions_per_s"].items():
+        print(f"{side:<10}{rate:>12,.0f} impressions/s")
+    for side, by_clock in result["ratios"].items():
+        for clock, each in by_clock.items():
+            print(
+                f"from {side:<8} by {clock:<8}{statistics.median(each):6.2f}   (turns: {', '.join(f'{r:.2f}' for r in each)})"
+            )
+    print(f"anonymous memory at the end {result['anonymous_mb']:,} MB")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Run: ``python benchmarks/tables.py [--quick]``. One thread. CPU time of this thr
 compared take turns. Peers are told rows, and look up, take a gradient by autograd and step. Ours is measured as a network uses
 it ("keys": rows found and counted, autograd, step), the same without autograd ("keys, update": found twice), and told rows like
 the peers ("rows": without autograd). The bound of key -> row is what must be read at least: a slot and a key, at places that
-are known beforehand, of arrays as large.
+are known beforehand, of arrays as large. At the end of each size a checkpoint of the table, whole and of the rows that 50
+batches touched: the copy, which learning waits for, and hashing, writing and syncing it, once the memory is warm.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import argparse
 import importlib
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -23,9 +26,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from learners.checkpoint.background import StateCopy
+from learners.checkpoint.tensors import write_tensors
 from learners.tables import EmbeddingTable, TableConfig
+from learners.tables.index import State
 
-DIM, BATCH, REPEATS, FILLED_BY = 16, 20_000, 15, 100_000
+DIM, BATCH, REPEATS, FILLED_BY, TOUCHING = 16, 20_000, 15, 100_000, 50
 RATE, EPS, TS = 0.1, 1e-8, 1_700_000_000_000
 
 
@@ -153,6 +159,28 @@ def measure(n_rows: int, with_peers: bool) -> None:
     best = "fbgemm" if "fbgemm" in times else "ours, rows"
     for name, ms in times.items():
         print(f"  {name:<28}{ms:8.2f} ms   {ms / times[best]:5.2f} of {best}")
+    checkpointed(table, n_rows)
+
+
+def checkpointed(table: EmbeddingTable, n_rows: int) -> None:
+    """Print bytes and seconds of a whole checkpoint and of one of what was touched since."""
+    rng, grad = np.random.default_rng(2), torch.ones(BATCH, DIM)
+    mark = table.mark()
+    for _ in range(TOUCHING):
+        table.update(rng.integers(1, n_rows + 1, BATCH), grad, TS)
+    copies = StateCopy()
+    states: dict[str, Callable[[], State]] = {"whole": table.state, "delta": lambda: table.delta_state(mark)}
+    for name, state in states.items():
+        copies.take({name: state()})
+        began = time.thread_time()
+        taken = copies.take({name: state()})[name]
+        copied = time.thread_time() - began
+        with tempfile.TemporaryDirectory() as folder:
+            wall, began = time.perf_counter(), time.thread_time()
+            size = write_tensors(Path(folder) / name, taken).size
+            wrote = f"{time.thread_time() - began:.2f} s CPU, {time.perf_counter() - wall:.2f} s"
+        per_gb = copied / size * 1e12
+        print(f"  {name:<28}{size / 1e6:8.1f} MB   copy {copied * 1e3:6.0f} ms CPU ({per_gb:.0f} per GB), write {wrote}")
 
 
 def main() -> None:

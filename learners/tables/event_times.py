@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -76,6 +77,12 @@ class EventTimes:
     def _times(self, codes: npt.NDArray[Any]) -> Times:
         if self.wide:
             return codes
-        times = codes.astype(np.int64)
-        times[codes != 0] += self._base or 0
+        times = np.empty(len(codes), np.int64)
+        _decode(codes, self._base or 0, times)
         return times
+
+
+@numba.njit(cache=True, nogil=True)
+def _decode(codes: npt.NDArray[np.uint32], base: int, times: Times) -> None:
+    for i in range(len(codes)):
+        times[i] = np.int64(codes[i]) + base if codes[i] != 0 else 0

@@ -317,7 +317,9 @@ def test_impossible_options_are_refused(options: dict[str, Any], message: str) -
 
 def test_all_of_this_without_compiling() -> None:
     """Some of the tests above as plain Python: what coverage sees, and what the kernels mean."""
-    chosen = "torch_twin and (one or empty or missing or extremes) or descent or lowest or admitted or delta or rarest"
+    chosen = (
+        "torch_twin and (one or empty or missing or extremes) or descent or lowest or admitted or delta or rarest or told_apart"
+    )
     ignored = "ignore:overflow encountered:RuntimeWarning"  # the hash is arithmetic modulo 2**64
     run = subprocess.run(
         [

@@ -50,8 +50,8 @@ class TableMachine(RuleBasedStateMachine):
     def copied(self, state: State) -> State:
         return {name: np.array(array) for name, array in state.items()}
 
-    @rule(ids=KEYS, passed=st.integers(0, 60))
-    def learn(self, ids: list[int], passed: int) -> None:
+    @rule(ids=KEYS, passed=st.integers(0, 60), how=st.sampled_from(["update", "autograd", "saved in the middle"]))
+    def learn(self, ids: list[int], passed: int, how: str) -> None:
         self.now += passed
         self.expire(set(ids))
         for key in ids:
@@ -60,7 +60,14 @@ class TableMachine(RuleBasedStateMachine):
         new = sorted({key for key in ids if key and key not in self.vectors and self.waiting[key] >= LEAST})
         grads = [float(place % 5 - 2) for place in range(len(ids))]
         self.reported.clear()
-        self.table.update(np.array(ids, np.int64), torch.tensor(grads).view(-1, 1), ts=self.now)
+        if how == "update":
+            self.table.update(np.array(ids, np.int64), torch.tensor(grads).view(-1, 1), ts=self.now)
+        else:
+            vectors = self.table.gather(np.array(ids, np.int64), learn=True, ts=self.now).of(0)
+            if how == "saved in the middle":  # the rows change after the mark that was set when they were looked up
+                self.save_what_has_changed()
+            vectors.backward(torch.tensor(grads).view(-1, 1))  # type: ignore[no-untyped-call]
+            self.table.apply_gradients()
         self.make_room(len(new), set(ids))
         for key in new:
             self.vectors[key], self.counts[key] = 0.0, 0
