@@ -1,8 +1,10 @@
 """DNN, DIN, BST and EGIN as they are usually written in torch: one row per impression, histories padded, as baselines.
 
 They see items and histories alone. Ids are hashed to rows of ``nn.Embedding(sparse=True)`` under Adagrad, layers are under Adam
-and as wide as ours. EGIN's edges are laid once per request, which is more than a row per impression would allow: laid per
-impression, each would be counted once per candidate.
+and as wide as ours. EGIN's graph is that of a row too: the edges of its history and of what its request clicked, as often as
+the request has candidates; their mean, and so what is learned, is the same. ``edges_once`` lays them once per request, which
+one row per impression has no means to do; it shows what that alone is worth. Negatives are drawn once per batch and shared by
+all its edges in both, as the paper has it.
 
 Legend: ``R`` requests, ``C`` candidates, ``L`` = 50 padded history entries, ``M`` negatives, ``D`` dim.
 """
@@ -37,6 +39,8 @@ class Padded(NamedTuple):
     """``[R, L + 1]``: histories, and what is clicked now behind them."""
     fresh: Tensor
     """``[R, L + 1]``, bool: entries that no earlier request of the user had."""
+    request: Tensor
+    """``[C]``: the row of ``clicks`` of each impression."""
     labels: Tensor
     """``[C]``."""
 
@@ -119,11 +123,17 @@ class Plain(nn.Module):
 
 
 class PlainLearner:
-    """The usual loop around :class:`Plain`; call it with a block."""
+    """The usual loop around :class:`Plain`; call it with a block.
 
-    def __init__(self, kind: str, rows: int) -> None:
+    Args:
+        kind: of :data:`KINDS`.
+        rows: of the tables.
+        edges_once: EGIN's edges once per request rather than per impression.
+    """
+
+    def __init__(self, kind: str, rows: int, *, edges_once: bool = False) -> None:
         torch.manual_seed(0)
-        self.rows, self.kind = rows, kind
+        self.rows, self.kind, self.edges_once = rows, kind, edges_once
         self.model = Plain(kind, rows)
         tables = [module for module in self.model.modules() if isinstance(module, nn.Embedding) and module.sparse]
         sparse = [table.weight for table in tables]
@@ -139,7 +149,10 @@ class PlainLearner:
         loss = binary_cross_entropy_with_logits(logits, batch.labels)
         if self.kind == "egin" and self.pushed:
             drawn = self.queue[torch.randint(min(self.pushed, QUEUE), (NEGATIVES,))]
-            loss = loss + EDGE_WEIGHT * self.model.edge_loss(batch.clicks, batch.fresh, drawn)
+            graph = batch.clicks, batch.fresh
+            if not self.edges_once:
+                graph = batch.clicks[batch.request], batch.fresh[batch.request]  # [C, L + 1]
+            loss = loss + EDGE_WEIGHT * self.model.edge_loss(*graph, drawn)
         self.adam.zero_grad()
         self.adagrad.zero_grad()
         torch.autograd.backward(loss)
@@ -166,10 +179,11 @@ class PlainLearner:
         fresh[:, :PADDED] = back & (places >= (kept - block.column("click.fresh"))[:, None])
         target = self._row(candidates.values)
         per_candidate = np.repeat(clicks[:, :PADDED], candidates.lengths, 0)
+        request = np.repeat(np.arange(len(block)), candidates.lengths)
         if self.kind == "egin":  # the click being learned stands right behind the history
-            request = np.repeat(np.arange(len(block)), candidates.lengths)[labels > 0]
-            clicks[request, kept[request]], fresh[request, kept[request]] = target[labels > 0], True
-        arrays = (target, per_candidate, clicks, fresh, labels)
+            clicked = request[labels > 0]
+            clicks[clicked, kept[clicked]], fresh[clicked, kept[clicked]] = target[labels > 0], True
+        arrays = (target, per_candidate, clicks, fresh, request, labels)
         return Padded(*(torch.from_numpy(array) for array in arrays))
 
     def _row(self, ids: np.ndarray) -> np.ndarray:

@@ -34,23 +34,27 @@ class DenseAdam:
         self.rate = rate
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         """Per parameter that has had a gradient: ``step``, ``exp_avg``, ``exp_avg_sq``."""
-        self._flat: dict[Tensor, _Flat] = {}
+        self._flat: list[_Flat | None] = [None] * len(self.parameters)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
+    def restored(self) -> None:
+        """Say that :attr:`state` is another one."""
+        self._flat = [None] * len(self.parameters)
+
     def step(self) -> None:
         """Take one step with the gradients that are there."""
-        for parameter in self.parameters:
+        for at, parameter in enumerate(self.parameters):
             grad = parameter.grad
             if grad is None:
                 continue
-            flat = self._flat.get(parameter)
-            if flat is None or flat.state is not self.state.get(parameter):  # the first step, or the first after a restore
-                flat = self._flat[parameter] = self._flattened(parameter)
-            _update(flat.weight, flat.first, flat.second, flat.steps, grad.contiguous().numpy().reshape(-1), self.rate)
+            flat = self._flat[at]
+            if flat is None:  # the first step, or the first after a restore
+                flat = self._flat[at] = self._flattened(parameter)
+            _update(flat.weight, flat.first, flat.second, flat.steps, grad.numpy().reshape(-1), self.rate)
 
     def _flattened(self, parameter: nn.Parameter) -> _Flat:
         state = self.state.get(parameter)
@@ -58,13 +62,12 @@ class DenseAdam:
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             state = self.state[parameter] = {"step": torch.zeros(()), **moments}
         weight, first, second = (t.detach().numpy().reshape(-1) for t in (parameter, state["exp_avg"], state["exp_avg_sq"]))
-        return _Flat(state, weight, first, second, state["step"].numpy())
+        return _Flat(weight, first, second, state["step"].numpy())
 
 
 class _Flat(NamedTuple):
     """A parameter and its state as views ``[n]``, made once: on small layers making them costs more than the update."""
 
-    state: dict[str, Tensor]
     weight: Floats
     first: Floats
     second: Floats

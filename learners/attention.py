@@ -6,7 +6,8 @@ width of both, ``W`` width of the unit's hidden layer.
 
 from __future__ import annotations
 
-from typing import Any, cast
+import itertools
+from typing import Any, NamedTuple, cast
 
 import numba
 import numpy as np
@@ -22,6 +23,8 @@ __all__ = ["TargetAttention"]
 
 Floats = npt.NDArray[np.float32]
 LANES = {"reassoc", "contract", "nsz", "arcp"}
+PAIRS = 4096
+"""Pairs at a time: at the usual widths what they make takes a megabyte."""
 
 
 class TargetAttention(nn.Module):
@@ -54,9 +57,9 @@ class TargetAttention(nn.Module):
         """
         if target.device.type != "cpu":
             return self.plain(target, history, targets, entries)
-        of_query, of_key = self.query(target), self.key(history)
+        halves = self.query.weight, self.query.bias, self.key.weight
         unit = self.product.weight, self.activation.weight, self.out.weight, self.out.bias
-        return cast(Tensor, _Attention.apply(target, history, of_query, of_key, *unit, targets, entries))
+        return cast(Tensor, _Attention.apply(target, history, *halves, *unit, targets, entries))
 
     def plain(self, target: Tensor, history: Tensor, targets: Offsets, entries: Offsets) -> Tensor:
         """Return what :meth:`forward` returns, in torch over all pairs."""
@@ -68,40 +71,96 @@ class TargetAttention(nn.Module):
 
 
 class _Attention(torch.autograd.Function):
+    """Pairs are taken :data:`PAIRS` at a time, so that what is made per pair stays in cache however long histories are.
+
+    One such run is kept for backward; of several, each is made again there.
+    """
+
     @staticmethod
     def forward(
-        ctx: Any, target: Tensor, history: Tensor, of_query: Tensor, of_key: Tensor, product: Tensor, slope: Tensor,
-        out: Tensor, bias: Tensor, targets: Offsets, entries: Offsets,
+        ctx: Any, target: Tensor, history: Tensor, query: Tensor, query_bias: Tensor, key: Tensor, product: Tensor,
+        slope: Tensor, out: Tensor, bias: Tensor, targets: Offsets, entries: Offsets,
     ) -> Tensor:  # fmt: skip
-        n_pairs = int(np.dot(np.diff(targets), np.diff(entries)))
-        both, hidden = torch.empty(n_pairs, target.shape[1]), torch.empty(n_pairs, out.shape[1])
-        weight, interest = np.empty(n_pairs, np.float32), torch.zeros_like(target)
-        q, k, a = target.detach().numpy(), history.detach().numpy(), slope.detach().numpy()
-        _meet(q, k, of_query.detach().numpy(), of_key.detach().numpy(), targets, entries, both.numpy(), hidden.numpy())
-        hidden.addmm_(both, product.t())
-        _weigh(k, hidden.numpy(), a, out.detach().numpy()[0], float(bias), targets, entries, weight, interest.numpy())
-        ctx.pairs = both, hidden, weight
-        ctx.rest = q, k, product.detach(), a, out.detach().numpy()[0], targets, entries
+        target, history = target.contiguous(), history.contiguous()
+        of_query, of_key = torch.addmm(query_bias, target, query.t()), torch.mm(history, key.t())
+        interest = torch.zeros(target.shape)
+        sides = _Sides(target.numpy(), history.numpy(), of_query.numpy(), of_key.numpy(), targets, entries)
+        cuts, pairs_before = _cuts(targets, entries, PAIRS)
+        weight = np.empty(pairs_before[-1], np.float32)
+        made: tuple[Tensor, Tensor] | None = None
+        for n, (first, last) in enumerate(itertools.pairwise(cuts.tolist())):
+            part = weight[pairs_before[n] : pairs_before[n + 1]]
+            made = _pairs(sides, product, first, last, len(part))
+            unit = slope.numpy(), out.numpy()[0], bias.numpy()[0]
+            _weigh(sides.k, made[1].numpy(), *unit, targets, entries, first, last, part, interest.numpy())
+        ctx.sides, ctx.weight, ctx.cuts, ctx.made = sides, weight, (cuts, pairs_before), made if len(cuts) == 2 else None
+        ctx.rest = target, history, query, key, product, slope.numpy(), out.numpy()[0]
         return interest
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, product, slope, out, targets, entries = ctx.rest
-        both, hidden, weight = ctx.pairs
+        target, history, query, key, product, slope, out = ctx.rest
+        sides, (cuts, pairs_before) = ctx.sides, ctx.cuts
         grad, width = grads[0].contiguous().numpy(), len(out)
-        of_out, of_slope, pull = torch.zeros(1, width), torch.zeros(1), np.empty(len(weight), np.float32)
-        _pull(k, targets, entries, grad, pull)
-        _unweigh(hidden.numpy(), slope, out, pull, of_slope.numpy(), of_out[0].numpy())  # hidden is its gradient now
-        of_both, of_product = hidden @ product, hidden.t() @ both
-        of_target, of_history = torch.zeros(q.shape), torch.zeros(k.shape)
-        of_query, of_key = torch.zeros(len(q), width), torch.zeros(len(k), width)
-        _part(
-            q, k, targets, entries, grad, weight, hidden.numpy(), of_both.numpy(),
-            of_target.numpy(), of_history.numpy(), of_query.numpy(), of_key.numpy(),
-        )  # fmt: skip
+        of_out, of_slope, of_product = torch.zeros(1, width), torch.zeros(1), torch.zeros(product.shape)
+        of_target, of_history = torch.zeros(target.shape), torch.zeros(history.shape)
+        of_query, of_key = torch.zeros(len(target), width), torch.zeros(len(history), width)
+        into = of_target.numpy(), of_history.numpy(), of_query.numpy(), of_key.numpy()
+        pull = np.empty(len(ctx.weight), np.float32)
+        for n, (first, last) in enumerate(itertools.pairwise(cuts.tolist())):
+            part = slice(pairs_before[n], pairs_before[n + 1])
+            both, hidden = ctx.made or _pairs(sides, product, first, last, part.stop - part.start)
+            _pull(sides.k, sides.targets, sides.entries, first, last, grad, pull[part])
+            _unweigh(hidden.numpy(), slope, out, pull[part], of_slope.numpy(), of_out.numpy()[0])  # hidden is its gradient now
+            of_product.addmm_(hidden.t(), both)
+            of_both = torch.mm(hidden, product)
+            _part(
+                sides.q, sides.k, sides.targets, sides.entries, first, last, grad, ctx.weight[part], hidden.numpy(),
+                of_both.numpy(), *into,
+            )  # fmt: skip
+        of_halves = torch.mm(of_query.t(), target), of_query.sum(0), torch.mm(of_key.t(), history)
         of_bias = torch.from_numpy(pull.sum(keepdims=True))
-        return of_target, of_history, of_query, of_key, of_product, of_slope, of_out, of_bias, None, None
+        both_sides = of_target.addmm_(of_query, query), of_history.addmm_(of_key, key)
+        return *both_sides, *of_halves, of_product, of_slope, of_out, of_bias, None, None
+
+
+class _Sides(NamedTuple):
+    """Both sides of the pairs: vectors ``[C, T]`` and ``[H, T]``, their halves of the hidden layer, whose they are."""
+
+    q: Floats
+    k: Floats
+    of_query: Floats
+    of_key: Floats
+    targets: Offsets
+    entries: Offsets
+
+
+def _pairs(sides: _Sides, product: Tensor, first: int, last: int, n: int) -> tuple[Tensor, Tensor]:
+    """Return ``q * k [n, T]`` and the hidden layer ``[n, W]`` of the pairs of requests ``first`` to ``last`` (exclusive)."""
+    both, hidden = torch.empty(n, product.shape[1]), torch.empty(n, product.shape[0])
+    _meet(*sides, first, last, both.numpy(), hidden.numpy())
+    return both, hidden.addmm_(both, product.t())
+
+
+@numba.njit(cache=True, nogil=True)
+def _cuts(targets: Offsets, entries: Offsets, most: int) -> tuple[Offsets, Offsets]:
+    """Cut the requests into runs of at most ``most`` pairs, or of one request; return the bounds of the runs in requests and in
+    pairs."""
+    n = len(targets) - 1
+    cuts, before = np.zeros(n + 2, np.int64), np.zeros(n + 2, np.int64)
+    runs, held, total = 0, 0, 0
+    for r in range(n):
+        more = (targets[r + 1] - targets[r]) * (entries[r + 1] - entries[r])
+        if held and held + more > most:
+            runs += 1
+            cuts[runs], before[runs] = r, total
+            held = 0
+        held += more
+        total += more
+    runs += 1
+    cuts[runs], before[runs] = n, total
+    return cuts[: runs + 1], before[: runs + 1]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -112,12 +171,14 @@ def _meet(
     of_key: Floats,
     targets: Offsets,
     entries: Offsets,
+    first: int,
+    last: int,
     both: Floats,
     hidden: Floats,
 ) -> None:
-    """Write ``q * k [P, T]`` and the sum of both halves of the hidden layer ``[P, W]`` of every pair."""
+    """Write ``q * k [P, T]`` and the sum of both halves of the hidden layer ``[P, W]`` of every pair of some requests."""
     pair = 0
-    for r in range(len(targets) - 1):
+    for r in range(first, last):
         for c in range(targets[r], targets[r + 1]):
             for h in range(entries[r], entries[r + 1]):
                 for d in range(q.shape[1]):
@@ -133,18 +194,20 @@ def _weigh(
     hidden: Floats,
     slope: Floats,
     out: Floats,
-    bias: float,
+    bias: np.float32,
     targets: Offsets,
     entries: Offsets,
+    first: int,
+    last: int,
     weight: Floats,
     interest: Floats,
 ) -> None:
     """Write the ``weight [P]`` of each pair and add it times the entry to the ``interest [C, T]``."""
     pair, leak = 0, slope[0]
-    for r in range(len(targets) - 1):
+    for r in range(first, last):
         for c in range(targets[r], targets[r + 1]):
             for h in range(entries[r], entries[r + 1]):
-                total = np.float32(bias)
+                total = bias
                 for w in range(len(out)):
                     value = hidden[pair, w]
                     total += max(value, np.float32(0)) * out[w] + min(value, np.float32(0)) * leak * out[w]
@@ -155,10 +218,10 @@ def _weigh(
 
 
 @numba.njit(cache=True, nogil=True, fastmath=LANES)
-def _pull(k: Floats, targets: Offsets, entries: Offsets, grad: Floats, pull: Floats) -> None:
+def _pull(k: Floats, targets: Offsets, entries: Offsets, first: int, last: int, grad: Floats, pull: Floats) -> None:
     """Write the gradient by each pair's weight, ``[P]``."""
     pair = 0
-    for r in range(len(targets) - 1):
+    for r in range(first, last):
         for c in range(targets[r], targets[r + 1]):
             for h in range(entries[r], entries[r + 1]):
                 total = np.float32(0)
@@ -191,6 +254,8 @@ def _part(
     k: Floats,
     targets: Offsets,
     entries: Offsets,
+    first: int,
+    last: int,
     grad: Floats,
     weight: Floats,
     of_hidden: Floats,
@@ -202,7 +267,7 @@ def _part(
 ) -> None:
     """Add what the pairs pass on to both sides, ``[C, T]`` and ``[H, T]``, and to their halves of the hidden layer."""
     pair = 0
-    for r in range(len(targets) - 1):
+    for r in range(first, last):
         for c in range(targets[r], targets[r + 1]):
             for h in range(entries[r], entries[r + 1]):
                 for d in range(q.shape[1]):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from learners.batch import CANDIDATES, Batch
 from learners.crossed import crossed
+from learners.gather import rows
 from learners.layers import Standardise, pool
 from learners.learner import State
 from learners.models import ModelContext
@@ -30,6 +32,8 @@ from learners.vector_inputs import VectorInputs
 HOUR_MS = 3_600_000.0
 PRIOR = 20.0  # impressions that the stream's own click rate counts for
 NO_KEYS: Keys = np.zeros(0, np.int64)
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -231,7 +235,9 @@ class Inputs(nn.Module):
         return projected
 
     def _learned(self, encoded: Encoded, use: int) -> Tensor:
-        return torch.cat([encoded.items.of(use)] + ([encoded.categories.of(use)] if encoded.categories else []), 1)
+        tables = [encoded.items] + ([encoded.categories] if encoded.categories else [])
+        parts = [rows(table.weight, table.places[use]) for table in tables]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _categories(self, batch: Batch, learn: bool) -> Gathered:
         keys = [batch.ids("candidate.category"), *(batch.ids(f"{name}.category") for name in self.sequences)]
@@ -279,14 +285,19 @@ class Inputs(nn.Module):
         return [np.log1p(count), np.log1p(age_hours), np.log1p(impressions), np.log(rate)]
 
 
-def _length_and_recency(batch: Batch, sequence: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _length_and_recency(batch: Batch, sequence: str) -> tuple[Floats, Floats]:
     """Return log(1 + length) and log(1 + seconds since the newest entry, NaN without one) of a sequence, ``[R]`` each."""
     times, offsets = batch.ragged(f"{sequence}.ts")
-    lengths = np.diff(offsets)
-    seconds = np.full(len(lengths), np.nan)
-    held = lengths > 0
-    seconds[held] = (batch.ids("ts")[held] - times[offsets[1:][held] - 1]).clip(min=0) / 1000.0
-    return np.log1p(lengths).astype(np.float32), np.log1p(seconds).astype(np.float32)
+    length, seconds = np.empty((2, batch.n_requests))
+    _since_newest(batch.ids("ts"), times, offsets, length, seconds)
+    return np.log1p(length).astype(np.float32), np.log1p(seconds).astype(np.float32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _since_newest(now: Keys, times: Keys, offsets: Keys, length: Doubles, seconds: Doubles) -> None:
+    for r in range(len(now)):
+        length[r] = offsets[r + 1] - offsets[r]
+        seconds[r] = max(now[r] - times[offsets[r + 1] - 1], 0) / 1000.0 if length[r] > 0 else np.nan
 
 
 def _columns(columns: list[npt.NDArray[Any]], n: int, batch: Batch) -> Tensor:

@@ -10,7 +10,6 @@ import abc
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -140,6 +139,8 @@ class NeuralLearner(Learner):
             if parts:
                 on_cpu = {part: torch.from_numpy(np.array(array)) for part, array in parts.items()}
                 self.optimiser.state[parameter] = {part: tensor.to(self.device) for part, tensor in on_cpu.items()}
+        if isinstance(self.optimiser, DenseAdam):
+            self.optimiser.restored()
         for name, table in self.network.tables.items():
             table.load_state(_part(state, f"table.{name}."))
         self.network.load_memory(_part(state, "memory."))
@@ -171,26 +172,9 @@ class NeuralLearner(Learner):
 def _click_loss(logits: Tensor, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the weighted mean cross entropy over candidates (EGIN, L_CTR; weights 1 unless a label policy says otherwise), and
     its gradient by the logits, ``w (p - y) / C``."""
-    n = max(len(logits), 1)
-    if logits.device.type != "cpu":
-        loss = binary_cross_entropy_with_logits(logits, batch.labels, weight=batch.weights, reduction="sum")
-        return loss / n, (scores - batch.labels).mul_(batch.weights).div_(n)
-    gradient = torch.empty_like(logits)
-    total = _cross_entropy(
-        logits.numpy(), scores.numpy(), batch.labels.numpy(), batch.weights.numpy(), np.float32(n), gradient.numpy()
-    )
-    return logits.new_tensor(total / n), gradient
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _cross_entropy(logits: Scores, scores: Scores, labels: Scores, weights: Scores, n: np.float32, gradient: Scores) -> float:
-    """Return the weighted sum of ``max(x, 0) - x y + log(1 + exp(-|x|))``; write the gradient ``[C]``."""
-    total = 0.0
-    for c in range(len(logits)):
-        x = logits[c]
-        total += weights[c] * (max(x, np.float32(0)) - x * labels[c] + np.log1p(np.exp(-abs(x))))
-        gradient[c] = (scores[c] - labels[c]) * weights[c] / n
-    return total
+    n = max(logits.numel(), 1)
+    loss = binary_cross_entropy_with_logits(logits, batch.labels, weight=batch.weights, reduction="sum")
+    return loss / n, (scores - batch.labels).mul_(batch.weights).div_(n)
 
 
 def _probabilities(logits: Tensor) -> Scores:

@@ -90,7 +90,8 @@ class RequestMLP(nn.Module):
             return self.plain(candidate, request, request_of)
         if self._own is None:
             request_weight = None if self.request is None else self.request.weight
-            self._own = [self.candidate.weight, request_weight, self.candidate.bias, *self.rest.parameters()]
+            own = [self.candidate.weight, request_weight, self.candidate.bias, *self.rest.parameters()]
+            self._own = cast(list[nn.Parameter | None], own)
         plan, tensors = _plan(candidate, request if self._own[1] is not None else None, request_of)
         return cast(Tensor, _Compiled.apply(plan, len(self._own) - 3, *self._own, *tensors))
 

@@ -138,11 +138,12 @@ class SampleBlock:
         schema: what its columns are.
     """
 
-    __slots__ = ("batch", "schema")
+    __slots__ = ("_ragged", "batch", "schema")
 
     def __init__(self, batch: pa.RecordBatch, schema: SampleSchema) -> None:
         self.batch = batch
         self.schema = schema
+        self._ragged: dict[str, Ragged] = {}
 
     def __len__(self) -> int:
         return int(self.batch.num_rows)
@@ -161,11 +162,18 @@ class SampleBlock:
 
     def ragged(self, name: str) -> Ragged:
         """Return a list column as views on its values ``[N]`` (or ``[N, K]``) and offsets ``[R + 1]`` from 0."""
-        array = self._array(name)
-        offsets = array.offsets.to_numpy(zero_copy_only=True).astype(np.int64)
-        child = array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
-        values = _fixed(child) if pa.types.is_fixed_size_list(child.type) else child.to_numpy(zero_copy_only=True)
-        return Ragged(values, offsets - offsets[0])
+        found = self._ragged.get(name)
+        if found is None:
+            array = self._array(name)
+            offsets = array.offsets.to_numpy(zero_copy_only=True).astype(np.int64)
+            first, last = int(offsets[0]), int(offsets[-1])
+            child = array.values
+            if first or last != len(child):
+                child = child.slice(first, last - first)
+                offsets -= first
+            values = _fixed(child) if pa.types.is_fixed_size_list(child.type) else child.to_numpy(zero_copy_only=True)
+            found = self._ragged[name] = Ragged(values, offsets)
+        return found
 
     def _array(self, name: str) -> Any:
         index = self.batch.schema.get_field_index(name)

@@ -9,6 +9,7 @@ import msgspec
 import torch
 
 from learners.edge_loss import LogQ, Nodes, edge_loss
+from learners.gather import rows
 from learners.graph.edges import Edges, Positions
 from learners.models import ModelContext
 from learners.tables import EmbeddingTable, Gathered, TableConfig
@@ -77,11 +78,12 @@ class GraphNodes:
         drawn = vectors.places[DRAWN]
         first = second = vectors.weight
         if self.bias is not None:
-            bias = self.bias.gather(ids, learn=True, ts=ts).of(0)  # [U, 1]
+            of_bias = self.bias.gather(ids, learn=True, ts=ts)
+            bias = rows(of_bias.weight, of_bias.places[0])  # [U, 1]
             first, second = torch.cat([first, torch.ones_like(bias)], 1), torch.cat([second, bias], 1)
         log_p = None if self.options.log_q == "none" else self.queue.log_probability(ids)
         at = drawn.cpu().numpy()
-        negative = Nodes(second.index_select(0, drawn), ids[at], None if log_p is None else log_p[at])
+        negative = Nodes(rows(second, drawn), ids[at], None if log_p is None else log_p[at])
         return BatchNodes(Nodes(first, ids), Nodes(second, ids, log_p), negative, places, self.options)
 
 

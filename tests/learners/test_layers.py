@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.attention import TargetAttention
+from learners.attention import PAIRS, TargetAttention
 from learners.batch import pairs
+from learners.gather import rows
 from learners.layers import Standardise, pool
 from learners.tables import EmbeddingTable, TableConfig
 
@@ -65,6 +66,33 @@ def test_target_attention_equals_din_written_out(lengths: list[tuple[int, int]],
                 hidden = attention.query(target[c]) + attention.key(history[h]) + attention.product(target[c] * history[h])
                 expected = expected + attention.out(attention.activation(hidden)) * history[h]
             torch.testing.assert_close(out[c], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_target_attention_in_several_runs_of_pairs_equals_plain() -> None:
+    torch.manual_seed(0)
+    attention = TargetAttention(4, 6)
+    left, right = offsets([10, 0, 200, 7, 3] * 6), offsets([20, 9, 30, 0, 1] * 6)
+    assert np.dot(np.diff(left), np.diff(right)) > 4 * PAIRS
+    target = torch.randn(int(left[-1]), 4, requires_grad=True)
+    history = torch.randn(int(right[-1]), 4, requires_grad=True)
+    inputs = [target, history, *attention.parameters()]
+    both = [form(target, history, left, right) for form in (attention, attention.plain)]
+    torch.testing.assert_close(*both, atol=1e-5, rtol=1e-4)
+    fast, slow = (torch.autograd.grad(form.square().mean(), inputs) for form in both)
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+
+
+def test_rows_by_place_and_their_gradients_are_torchs() -> None:
+    torch.manual_seed(0)
+    weight, places = torch.randn(5, 3, requires_grad=True), torch.tensor([4, 0, 0, 2, 4, 4])
+    ours, theirs = rows(weight, places), torch.nn.functional.embedding(places, weight)
+    torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+    pull = torch.randn(3, 6).t()  # not contiguous
+    (one,), (other,) = (torch.autograd.grad((form * pull).sum(), weight) for form in (ours, theirs))
+    torch.testing.assert_close(one, other)
+    (empty,) = torch.autograd.grad(rows(weight, places[:0]).sum(), weight)
+    assert not empty.any()
 
 
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=5), seed=st.integers(0, 50))
