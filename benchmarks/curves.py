@@ -24,13 +24,13 @@ DEFAULTS = {"queue": {"globo": 20_000.0, "trivago": 1e6, "generator": 1e6}, "top
 TITLES = {"queue": "ids in a queue", "top_k": "items that SimExtract picks", "window": "window, fresh edges"}
 PAGE = """<!doctype html><body><script>{libraries}</script><script>
 const data = {data};
-for (const {{name, title, log, points}} of data) {{
+for (const {{name, title, log, label, points}} of data) {{
   const svg = Plot.plot({{
     width: 720, height: 230, marginLeft: 70, marginTop: 34, marginBottom: 40, insetLeft: 14, insetRight: 14,
     style: {{fontFamily: "system-ui, sans-serif", fontSize: "12px", background: "#fff"}},
     fx: {{label: null, domain: [...new Set(points.map((p) => p.log))]}},
     x: {{type: log ? "log" : "point", label: title, ticks: log ? 4 : undefined, tickFormat: log ? "~s" : undefined}},
-    y: {{label: "AUC, difference to the default", grid: true, tickFormat: "+.4f", nice: true}},
+    y: {{label: label ?? "AUC, difference to the default", grid: true, tickFormat: "+.4f", nice: true}},
     marks: [
       Plot.ruleY([0], {{stroke: "#666"}}),
       Plot.ruleX(points, {{fx: "log", x: "x", y1: "low", y2: "high", stroke: "#0072b2", strokeWidth: 1.6}}),
