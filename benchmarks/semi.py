@@ -34,6 +34,7 @@ CCL: dict[str, Any] = {
     "ccl_temperature": 3.0, "ccl_rate": 3e-3, "steps": 200,
 }  # fmt: skip
 BESIDE = {**{k: v for k, v in CCL.items() if k != "steps"}, "ccl": "on", "ccl_batch": 32}
+DEFAULT = "ccl, then semi"
 OTHERS = ("bst", "cross_bst", "dien", "din", "dnn", "youtube_dnn")
 WORLD: dict[str, Any] = {
     "requests": 60_000, "pages": 4_000, "categories": 300, "vector_dim": 64, "vector_noise": 2.0, "dim": 4, "video_late": 0.0,
@@ -113,16 +114,21 @@ def models(options: argparse.Namespace) -> None:
 
 
 def curves(options: argparse.Namespace) -> None:
-    charts = []
+    given: dict[str, Mapping[str, Any]] = {"semi": SEMI, DEFAULT: {**SEMI, **CCL}}
     for name, values in CURVES.items():
-        given = {"semi": SEMI, **{str(value): {**SEMI, **CCL, name: value} for value in values}}
-        results = streams(given, options, 1.0)
-        pairs_table(name, results, "semi", ["auc"])
-        probes(results)
-        charts.append(chart(name, values, results))
+        given |= {variant(name, v): {**SEMI, **CCL, name: v} for v in values if v != CCL[name]}
+    results = streams(given, options, 1.0)
+    pairs_table(f"curves, {options.seeds} seeds", results, "semi", ["auc"])
+    probes(results)
     if options.out is not None:
+        charts = [chart(name, values, results) for name, values in CURVES.items()]
         for name, svg in drawn(charts, "chromium").items():
             (options.out / f"semi-{name.removeprefix('ccl_')}.svg").write_text(svg + "\n")
+
+
+def variant(name: str, value: Any) -> str:
+    """Return the name in the run of CCL with one option changed."""
+    return DEFAULT if value == CCL[name] else f"{name} {value}"
 
 
 def chart(name: str, values: Sequence[Any], results: Sequence[Result]) -> dict[str, Any]:
@@ -130,7 +136,10 @@ def chart(name: str, values: Sequence[Any], results: Sequence[Result]) -> dict[s
     points = []
     for panel, figure in (("item vectors alone: cosine", "cosine"), ("the click model", "auc")):
         for value in values:
-            ends = [[{**r["models"][each], **r["models"][each]["probe"]} for r in results] for each in (str(value), "semi")]
+            ends = [
+                [{**r["models"][each], **r["models"][each]["probe"]} for r in results]
+                for each in (variant(name, value), "semi")
+            ]
             gains = [one[figure] - other[figure] for one, other in zip(*ends, strict=True)]
             mean, half = statistics.mean(gains), half_width(gains)
             x = value[0] if isinstance(value, list) else value
@@ -186,9 +195,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0, help="options were chosen on seeds from 100 on")
     parser.add_argument("--shared", type=float, nargs="+", default=[0.0, 0.5, 1.0])
+    parser.add_argument("--pages", type=int, default=WORLD["pages"], help="that are learned from")
     parser.add_argument("--quick", action="store_true", help="a tenth of the log, one seed, few steps: does it run")
     options = parser.parse_args()
-    options.world, options.steps = WORLD, CCL["steps"]
+    options.world, options.steps = {**WORLD, "pages": options.pages}, CCL["steps"]
     if options.quick:
         options.world = {**WORLD, "requests": WORLD["requests"] // 10, "pages": WORLD["pages"] // 10}
         options.seeds, options.steps = 1, 10
