@@ -26,19 +26,20 @@ COLOURS = {"rate": "#0072b2", "table_rate": "#d55e00", "graph_rate": "#009e73"}
 TITLES = {"queue": "ids in a queue", "top_k": "items that SimExtract picks", "window": "window, fresh edges"}
 PAGE = """<!doctype html><body><script>{libraries}</script><script>
 const data = {data};
-for (const {{name, title, log, points, names}} of data) {{
+const colour = (p) => p.colour ?? "#0072b2";
+for (const {{name, title, log, label, points, names}} of data) {{
   const svg = Plot.plot({{
     width: 720, height: 230, marginLeft: 70, marginTop: 34, marginBottom: 40, insetLeft: 14, insetRight: 14,
     style: {{fontFamily: "system-ui, sans-serif", fontSize: "12px", background: "#fff"}},
     fx: {{label: null, domain: [...new Set(points.map((p) => p.log))]}},
     x: {{type: log ? "log" : "point", label: title, ticks: names ? [0.3, 1, 3] : log ? 4 : undefined,
       tickFormat: names ? "" : log ? "~s" : undefined}},
-    y: {{label: "AUC, difference to the default", grid: true, tickFormat: "+.4f", nice: true}},
+    y: {{label: label ?? "AUC, difference to the default", grid: true, tickFormat: "+.4f", nice: true}},
     marks: [
       Plot.ruleY([0], {{stroke: "#666"}}),
-      Plot.ruleX(points, {{fx: "log", x: "x", y1: "low", y2: "high", stroke: "colour", strokeWidth: 1.6}}),
-      Plot.line(points, {{fx: "log", x: "x", y: "value", z: "colour", stroke: "colour", strokeWidth: 1.6}}),
-      Plot.dot(points, {{fx: "log", x: "x", y: "value", r: 4, fill: (p) => (p.default ? "#fff" : p.colour), stroke: "colour",
+      Plot.ruleX(points, {{fx: "log", x: "x", y1: "low", y2: "high", stroke: colour, strokeWidth: 1.6}}),
+      Plot.line(points, {{fx: "log", x: "x", y: "value", z: colour, stroke: colour, strokeWidth: 1.6}}),
+      Plot.dot(points, {{fx: "log", x: "x", y: "value", r: 4, fill: (p) => (p.default ? "#fff" : colour(p)), stroke: colour,
         strokeWidth: 1.6}}),
       ...(names ?? []).map(({{name, colour}}, i) => Plot.text([name], {{fx: [points.at(-1).log], frameAnchor: "bottom-right",
         textAnchor: "end", fill: colour, dx: -6, dy: -8 - 14 * i}})),
@@ -102,7 +103,7 @@ def curve(name: str, found: dict[tuple[str, str], Any]) -> dict[str, Any] | None
     return {"name": name, "title": TITLES[name], "log": name == "queue", "points": points} if points else None
 
 
-def point(log: str, x: float, difference: list[float] | None, colour: str = "#0072b2") -> dict[str, Any]:
+def point(log: str, x: float, difference: list[float] | None, colour: str | None = None) -> dict[str, Any]:
     """Return a point of a curve; one without a difference is the default."""
     value, low, high = difference or (0.0, 0.0, 0.0)
     return {"log": log, "x": x, "value": value, "low": low, "high": high, "default": difference is None, "colour": colour}

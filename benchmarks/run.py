@@ -5,8 +5,8 @@
     make bench ARGS=--half     the learner's claims in full, the others small: under half an hour on a quiet machine
     python benchmarks/run.py [--quick | --half] [--only NAME...] [--data DIR] [--out FILE]
 
-Each script stands for one claim, has its baseline in the same run, and can be run by itself. Accuracy and the half hour of the
-live path are left out unless they are named with --only: they take long and are not about speed.
+Each script stands for one claim, has its baseline in the same run, and can be run by itself. Accuracy, SEMI's experiments and
+the half hour of the live path are left out unless they are named with --only: they take long and are not about speed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCRIPTS = (
     *("metrics", "slices", "trainer", "worker", "importers"),
 )
 LEARNER = ("step", "peers", "tables", "graph", "queues", "growth", "limit")
-SLOW = ("accuracy", "live")
+SLOW = ("accuracy", "live", "semi")
 PACKAGES = (
     *("torch", "numba", "numpy", "pyarrow", "rocksdict", "faust-streaming", "kafka-python"),
     *("torch-rechub", "deepctr-torch", "fbgemm-gpu-cpu"),
@@ -62,6 +62,8 @@ def run(name: str, quick: bool, data: Path | None) -> tuple[str, bool]:
     command = [sys.executable, f"benchmarks/{name}.py"] + (["--quick"] if quick else [])
     if name == "growth" and not quick:
         command += ["--images", "docs/images"]
+    if name == "semi" and not quick:
+        command += ["--out", "docs/images"]
     if name == "peers" and data is not None:
         command += ["--requests", str(data / "globo_requests.parquet")]
     shown = " ".join(["python", *command[1:]]).replace(str(data), "DATA")
