@@ -417,6 +417,8 @@ def diverse_log(seed: int, n: int) -> Events:
             shown = [{"item_id": each, **some(domain="xyz", category="xyz")} for each in draw.sample("abcd", 2)]
             page = {"request_id": str(ts), "user_id": user, "ts": ts, "items": shown, **some(query="pqrs", domain="xyz")}
             events["impressions"].append(page)
+        elif what < 0.3 and events["actions"]:
+            events["actions"].append(draw.choice(events["actions"][-15:]))  # delivered once more, often late
         elif what < 0.9:
             late = draw.choice([0, 0, 0, 30])
             action = {"user_id": user, "item_id": item, "ts": max(0, ts - late), "kind": draw.choice(["click", "buy"])}
