@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import random
@@ -221,6 +222,17 @@ def test_progress_reaches_the_total(tmp_path: Path) -> None:
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
     assert seen[-1] == (path.stat().st_size, path.stat().st_size, "bytes")
     assert len(seen) > 3
+
+
+def test_garbage_is_looked_for_again_after_an_import_whatever_its_end(tmp_path: Path) -> None:
+    enabled: list[bool] = []
+    path = write_clicks(tmp_path / "a.jsonl", 200)
+    run_import("rows", [path], MemoryLog(), None, OPTIONS, on_progress=lambda *_: enabled.append(gc.isenabled()))
+    assert gc.isenabled()
+    assert set(enabled) == {False}
+    with pytest.raises(KeyboardInterrupt):
+        run_import("rows", [path], DyingLog(), None, OPTIONS)
+    assert gc.isenabled()
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:
