@@ -8,6 +8,10 @@ the two times, and the share is that bound over the stage's own CPU time. Bounds
 the least time of each counts. A stage whose rows lie anywhere in a large table cannot copy: it pays a cache miss per row, so
 ``read at random`` stands beside the copy.
 
+The last table is of whole models on a batch as Globo's are (:data:`BATCH`, counted in the first 300 batches), items and
+histories only: the operations in the matrix products of one step, forward and backward, and how many impressions a second they
+alone would let through, were all else free.
+
 Legend: ``N`` keys, ``U`` of them distinct, ``D`` dim.
 """
 
@@ -29,6 +33,24 @@ from learners.tables import EmbeddingTable, TableConfig
 N, D, CANDIDATES, WIDE, HIDDEN = 10_000, 16, 1_000, 160, (200, 80)
 MATRIX = 512
 Run = Callable[[], object]
+
+
+class Sizes(NamedTuple):
+    """A batch's."""
+
+    requests: int = 100
+    candidates: int = 1_000
+    distinct: int = 250
+    """Items among the candidates."""
+    entries: int = 347
+    """Of all histories."""
+    pairs: int = 3_468
+    """A candidate and an entry of its request."""
+    anchors: int = 107
+    """Nodes that have fresh edges."""
+
+
+BATCH = Sizes()
 
 
 class Stage(NamedTuple):
@@ -98,6 +120,28 @@ def dense_stages() -> list[Stage]:
     ]
 
 
+def products(batch: Sizes) -> dict[str, float]:
+    """Return the operations in the matrix products of a step: 2 per multiply and add, thrice for forward and both gradients.
+
+    What several candidates share (the item, the request, rows of slot embeddings) is multiplied once.
+    """
+    first, second = HIDDEN
+
+    def layers(dense: int, per_item: int, per_request: int) -> int:
+        shared = batch.distinct * per_item + batch.requests * per_request
+        return first * (batch.candidates * dense + shared) + batch.candidates * (first * second + second)
+
+    unit = D * 36  # DIN's activation unit
+    attention = unit * (batch.pairs + batch.candidates + batch.entries)
+    slots = (22 + 51) * 10 * 10 * first  # bins and positions, each in any of 10 slots, 10 wide
+    edges = batch.anchors * 100 * (D + 1)  # 100 negatives
+    return {
+        "dnn": 6.0 * layers(D, D, D + 4),
+        "din": 6.0 * (layers(3 * D, D, D + 4) + attention),
+        "egin": 6.0 * (layers(3 * D, 2 * D, 3 * D + 4) + slots + edges),
+    }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -119,6 +163,11 @@ def main() -> None:
         bound = max(stage.n_bytes / copy, stage.operations / product)
         figures = f"{stage.n_bytes / 1e3:9.0f}{stage.operations / 1e6:9.2f}{bound * 1e6:10.1f}{took[stage.name] * 1e6:10.1f}"
         print(f"{stage.name:46}{figures}{bound / took[stage.name]:9.0%}")
+
+    print(f"\n{'products of a step':46}{'MFLOP':>9}{'bound us':>10}{'impressions/s':>16}{'on two cores':>16}")
+    for model, operations in products(BATCH).items():
+        rate = BATCH.candidates * product / operations
+        print(f"{model:46}{operations / 1e6:9.0f}{operations / product * 1e6:10.0f}{rate:16,.0f}{2 * rate:16,.0f}")
 
 
 if __name__ == "__main__":

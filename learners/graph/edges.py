@@ -208,6 +208,8 @@ def _find(
 ) -> int:
     """Write the pairs to ``pairs [2, most]`` and how many each request has to ``counts [R]``; return how many there are."""
     n = 0
+    one_each = a_categories.shape[1] == 1 and b_categories.shape[1] == 1
+    some = a_categories.shape[1] > 0 and b_categories.shape[1] > 0
     for row in range(len(a_offsets) - 1):
         before = n
         first_fresh_a = a_offsets[row + 1] - a_fresh[row]
@@ -216,10 +218,16 @@ def _find(
             if a_ids[x] == 0:
                 continue
             start = low[x] if x >= first_fresh_a else max(low[x], first_fresh_b)
+            # Each pair is written and the place moves on if it counts: which do is hard to guess for a processor's branches.
             for y in range(start, high[x]):
-                if b_ids[y] != 0 and b_ids[y] != a_ids[x] and alike(a_categories, x, b_categories, y):
-                    pairs[0, n], pairs[1, n] = x, y
-                    n += 1
+                counts_too = (b_ids[y] != 0) & (b_ids[y] != a_ids[x])
+                if one_each:
+                    own, other = a_categories[x, 0], b_categories[y, 0]
+                    counts_too &= (own == other) | (own == 0) | (other == 0)
+                elif some:
+                    counts_too &= alike(a_categories, x, b_categories, y)
+                pairs[0, n], pairs[1, n] = x, y
+                n += counts_too
         counts[row] = n - before
     return n
 
