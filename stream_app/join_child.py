@@ -76,7 +76,7 @@ class Child:
         self._connection = connection
         self._setup = setup
         self._sending = threading.Lock()
-        self._reads = open_kafka(setup.kafka)
+        self._reads = _connect(setup.kafka, None)
         self._lease = Lease(setup.options.session_seconds)
         self._snapshots = Snapshots(setup.options.snapshots) if setup.options.snapshots else None
         self._memory = RocksMemory(setup.options.rocksdb_mb)
@@ -169,7 +169,8 @@ class Child:
         )
 
 
-def _connect(kafka: KafkaConfig, fence: str) -> Log:
+def _connect(kafka: KafkaConfig, fence: str | None) -> Log:
+    """Open the cluster, with a fence to write to it; wait for one that is away."""
     deadline = time.monotonic() + kafka.outage_ms / 1_000
     plain = msgspec.structs.replace(kafka, compression="none")  # Blocks of samples are compressed already.
     while True:

@@ -40,7 +40,7 @@ from stream_app.inbox import DELIVERED
 from stream_app.kafka_config import KafkaConfig, client_options
 from stream_app.lease import Lease
 from stream_app.live_join import Joiners
-from stream_app.topics import Record
+from stream_app.topics import Record, TopicError
 from stream_app.worker_metrics import WorkerMetrics
 from stream_app.worker_options import WorkerOptions
 
@@ -54,6 +54,7 @@ REVOKE_SECONDS: Final = 30.0
 """A step that has not ended by then ends the worker: the group waits for it."""
 # Of faust's own client, which has no types.
 _RANGE: Final = importlib.import_module("aiokafka.coordinator.assignors.range").RangePartitionAssignor
+_CANNOT_CONNECT: Final = importlib.import_module("aiokafka.errors").KafkaConnectionError
 log = logging.getLogger(__name__)
 
 
@@ -281,10 +282,16 @@ def run_delivery(
         stop: asked often.
         drain: lets go of all partitions, before the group is left; false: the seat in the group is kept, and the partitions
             wait for a session's time for this worker to come back.
+
+    Raises:
+        TopicError: the cluster went away before the app had started.
     """
 
     async def run() -> BaseException | None:
-        await app.start()
+        try:
+            await app.start()
+        except _CANNOT_CONNECT as error:
+            raise TopicError(f"{error}: the cluster has gone. Is a broker up there? Check kafka.servers") from error
         try:
             while not stop.is_set() and not app.should_stop:
                 await asyncio.sleep(0.1)

@@ -132,3 +132,26 @@ def test_a_broker_that_is_killed_and_away_for_longer_than_a_session_is_waited_fo
         assert cluster.check_against_embedded() > 1_000
     finally:
         cluster.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+def test_a_worker_that_begins_when_the_broker_goes_ends_with_a_message_and_starts_again(
+    kafka_broker: Broker, tmp_path: Path
+) -> None:
+    cluster = Cluster(kafka_broker.server, tmp_path)
+    try:
+        cluster.create(2)
+        cluster.produce(simulated(500, 2))
+        worker = cluster.worker()
+        cluster.wait_for(lambda: "the joiners are process" in cluster.told(), 60)
+        kafka_broker.kill()
+        assert worker.wait(60) != 0
+        assert cluster.told().rstrip().endswith("Is a broker up there? Check kafka.servers")
+        kafka_broker.start()
+        worker = cluster.worker()
+        cluster.wait_until_joined(120)
+        assert stop(worker) == 0
+        assert cluster.check_against_embedded() > 300
+    finally:
+        cluster.close()
