@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -250,9 +251,20 @@ class EGIN(ClickNetwork):
 def fresh_entries(batch: Batch, sequence: str, fresh: str) -> Keys:
     """Return the ids of each sequence's fresh entries, in order; missing ids are left out."""
     ids, offsets = batch.ragged(sequence)
-    starts = np.repeat(offsets[1:] - batch.block.column(fresh), np.diff(offsets))
-    new: Keys = ids[(np.arange(len(ids)) >= starts) & (ids != 0)]
-    return new
+    new: Keys = np.empty(len(ids), np.int64)
+    return new[: _fresh(ids, offsets, batch.block.column(fresh), new)]
+
+
+@numba.njit(cache=True, nogil=True)
+def _fresh(ids: Keys, offsets: Keys, fresh: npt.NDArray[np.int32], new: Keys) -> int:
+    """Write the last ``fresh [R]`` entries of each sequence to ``new``, without missing ones; return how many there are."""
+    n = 0
+    for row in range(len(offsets) - 1):
+        for at in range(max(offsets[row + 1] - fresh[row], offsets[row]), offsets[row + 1]):
+            if ids[at] != 0:
+                new[n] = ids[at]
+                n += 1
+    return n
 
 
 def build(config: Config, context: ModelContext) -> Learner:
