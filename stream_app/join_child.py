@@ -81,7 +81,7 @@ class Child:
         self._snapshots = Snapshots(setup.options.snapshots) if setup.options.snapshots else None
         self._memory = RocksMemory(setup.options.rocksdb_mb)
         self._tally = Tally()
-        self._joiners = JoinThread(self._open, self._tally, self._fail)
+        self._joiners = JoinThread(self._open, self._tally, self._fail, self._lease.held)
         self._taken = 0
 
     def run(self) -> NoReturn:

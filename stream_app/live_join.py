@@ -217,10 +217,16 @@ class JoinThread(threading.Thread):
         make: opens a partition of a generation.
         metrics: told what goes on.
         on_error: called when the thread ends by an error.
+        leased: whether what is assigned is still ours. A partition is opened only then: a worker that stood still meanwhile
+            would take its fence from the worker that has it by now.
     """
 
     def __init__(
-        self, make: Callable[[int, int], LivePartition], metrics: JoinMetrics, on_error: Callable[[BaseException], None]
+        self,
+        make: Callable[[int, int], LivePartition],
+        metrics: JoinMetrics,
+        on_error: Callable[[BaseException], None],
+        leased: Callable[[], bool],
     ) -> None:
         super().__init__(name="joiner", daemon=True)
         self.report = JoinReport(n_partitions=0)
@@ -229,10 +235,11 @@ class JoinThread(threading.Thread):
         self._make = make
         self._metrics = metrics
         self._on_error = on_error
+        self._leased = leased
         self._commands: queue.Queue[_Command] = queue.Queue()
         self._partitions: dict[int, LivePartition] = {}
-        self._lost: dict[int, tuple[LivePartition, int]] = {}
-        """Partitions closed in the middle of a step, because no heartbeat was answered, with their generations."""
+        self._lost: dict[int, int] = {}
+        """Partitions closed in the middle of a step or not opened yet, as no heartbeat was answered, with their generations."""
         self._inboxes: dict[int, Inbox] = {}
         self._lock = threading.Lock()
         self._stopping = False
@@ -304,16 +311,16 @@ class JoinThread(threading.Thread):
             except LeaseLostError as error:
                 log.warning("%s; it is opened again when the group answers", error)
                 self._close([partition.partition], snapshot=False)
-                self._lost[partition.partition] = partition, partition.generation
+                self._lost[partition.partition] = partition.generation
             self._metrics.joined(self.report.events - before[0], self.report.rows - before[1], self.report)
         return moved
 
     def _reopen(self) -> None:
         """Open what was closed in the middle of a step and is still ours: a heartbeat was answered since, nothing revoked."""
-        for number, (partition, generation) in list(self._lost.items()):
+        for number, generation in list(self._lost.items()):
             if self._commands.qsize():
                 return
-            if partition.leased:
+            if self._leased():
                 log.info("partition %d: opened again", number)
                 self._open([number], generation)
 
@@ -331,6 +338,9 @@ class JoinThread(threading.Thread):
 
     def _open(self, partitions: Collection[int], generation: int) -> None:
         for number in sorted(set(partitions) - set(self._partitions)):
+            if not self._leased():
+                self._lost[number] = generation
+                continue
             self._lost.pop(number, None)
             partition = self._partitions[number] = self._make(number, generation)
             with self._lock:

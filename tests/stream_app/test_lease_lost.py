@@ -57,7 +57,7 @@ class Made:
         self.opened: list[Owned] = []
         self.generations: list[int] = []
         self.errors: list[BaseException] = []
-        self.thread = JoinThread(self._open, WorkerMetrics(), self.errors.append)
+        self.thread = JoinThread(self._open, WorkerMetrics(), self.errors.append, self.lease.held)
 
     def _open(self, number: int, generation: int) -> LivePartition:
         self.generations.append(generation)
@@ -108,3 +108,15 @@ def test_a_partition_that_is_assigned_again_is_opened_once(made: Made) -> None:
     made.thread.assign([0], 8).result(5)
     wait_for(lambda: made.opened[-1].n_steps > 2)
     assert len(made.opened) == 2
+
+
+def test_a_partition_is_not_opened_without_a_lease(made: Made) -> None:
+    """Opening takes the fence from whoever has it: that must not be a worker that stood still while another took over."""
+    wait_for(lambda: made.opened[0].closed)
+    made.thread.assign([0], 8).result(5)
+    turned = made.thread.turned
+    wait_for(lambda: made.thread.turned > turned)
+    assert len(made.opened) == 1
+    made.lease.renew(time.monotonic())
+    wait_for(lambda: len(made.opened) == 2 and made.opened[1].n_steps > 2)
+    assert made.generations == [7, 8]

@@ -48,7 +48,9 @@ class Worker:
         self.lease = Lease(10.0)
         self.opened = {p: OpenPartition(folder / str(p), capacity) for p in (0, 1)}
         self.errors: list[BaseException] = []
-        self.joiners = JoinThread(lambda p, _: cast(LivePartition, self.opened[p]), self.metrics, self.errors.append)
+        self.joiners = JoinThread(
+            lambda p, _: cast(LivePartition, self.opened[p]), self.metrics, self.errors.append, leased=lambda: True
+        )
         self.delivery = Delivery(
             self.joiners, delivered_topics(["actions", "impressions", "items", "samples"], "x."), self.metrics, self.lease
         )
