@@ -32,8 +32,9 @@ __all__ = ["UNDERWAY_BYTES", "JoinProcess", "JoinProcessError", "SharedLease"]
 UNDERWAY_BYTES: Final = 8 << 20
 """Frames that may be between faust and the inboxes; one more may come on top."""
 _END_SECONDS: Final = 5.0
-_MALLOC: Final = {"MALLOC_MMAP_THRESHOLD_": str(512 << 10)}
-"""What RocksDB has not put into files yet lies in pieces of 1 MB. glibc would soon keep those that are freed, among others."""
+_MALLOC: Final = {"MALLOC_MMAP_THRESHOLD_": str(512 << 10), "MALLOC_ARENA_MAX": "2"}
+"""What RocksDB has not put into files yet lies in pieces of 1 MB. glibc would soon keep those that are freed, among others;
+and a heap for each of a dozen threads, each with holes of its own."""
 log = logging.getLogger(__name__)
 
 
