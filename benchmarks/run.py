@@ -3,10 +3,12 @@
     make bench                 all of them, with the peers, in an environment of its own (.venv-bench); hours
     make bench-quick           small ones, in minutes; peers only where they are installed
     make bench ARGS=--half     the learner's claims in full, the others small: under half an hour on a quiet machine
-    python benchmarks/run.py [--quick | --half] [--only NAME...] [--data DIR] [--out FILE]
+    python benchmarks/run.py [--quick | --half] [--only NAME...] [--data DIR] [--log DIR] [--out FILE]
 
-Each script stands for one claim, has its baseline in the same run, and can be run by itself. Accuracy, SEMI's experiments and
-the half hour of the live path are left out unless they are named with --only: they take long and are not about speed.
+Each script stands for one claim, has its baseline in the same run, and can be run by itself. With --log, a joined log of
+Globo's (`freshet import globo`), the step is measured on its requests rather than on made-up ones. Accuracy, SEMI's
+experiments and the half hour of the live path are left out unless they are named with --only: they take long and are not
+about speed.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).is_file() else []
 
 
-def run(name: str, quick: bool, data: Path | None) -> tuple[str, bool]:
+def run(name: str, quick: bool, data: Path | None, log: Path | None) -> tuple[str, bool]:
     """Run one script; return its section and whether it ended well."""
     command = [sys.executable, f"benchmarks/{name}.py"] + (["--quick"] if quick else [])
     if name == "growth" and not quick:
@@ -66,7 +68,11 @@ def run(name: str, quick: bool, data: Path | None) -> tuple[str, bool]:
         command += ["--out", "docs/images"]
     if name == "peers" and data is not None:
         command += ["--requests", str(data / "globo_requests.parquet")]
-    shown = " ".join(["python", *command[1:]]).replace(str(data), "DATA")
+    if name == "step" and log is not None and not quick:
+        command += ["--log", str(log)]
+    shown = " ".join(["python", *command[1:]])
+    for path, called in ((data, "DATA"), (log, "LOG")):
+        shown = shown if path is None else shown.replace(str(path), called)
     print(f"== {shown}", flush=True)
     began, environment = time.monotonic(), {**os.environ, "PYTHONPATH": "."}
     try:
@@ -96,13 +102,14 @@ def main() -> int:
     sizes.add_argument("--half", action="store_true", help="full sizes for the learner's claims alone")
     parser.add_argument("--only", nargs="+", choices=[*SCRIPTS, *SLOW])
     parser.add_argument("--data", type=Path, help="folder of the real logs")
+    parser.add_argument("--log", type=Path, help="a joined log for the step")
     parser.add_argument("--out", type=Path, default=HERE / "RESULTS.md")
     options = parser.parse_args()
     about = machine()
     names = options.only or [name for name in SCRIPTS if (HERE / f"{name}.py").is_file()]
     sections, failed = [], []
     for name in names:
-        section, good = run(name, options.quick or (options.half and name not in LEARNER), options.data)
+        section, good = run(name, options.quick or (options.half and name not in LEARNER), options.data, options.log)
         sections.append(section)
         if not good:
             failed.append(name)
