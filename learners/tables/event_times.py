@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from learners.tables.storage import lengthened
+from learners.tables.storage import lengthened, zeros
 
 Times = npt.NDArray[np.int64]
 Part = slice | npt.NDArray[np.int32]
@@ -77,12 +77,14 @@ class EventTimes:
     def _times(self, codes: npt.NDArray[Any]) -> Times:
         if self.wide:
             return codes
-        times = np.empty(len(codes), np.int64)
+        times = zeros((len(codes),), np.int64)
         _decode(codes, self._base or 0, times)
         return times
 
 
 @numba.njit(cache=True, nogil=True)
 def _decode(codes: npt.NDArray[np.uint32], base: int, times: Times) -> None:
+    """Write the times of codes to zeros; where there is none nothing is written, so that reserved rows take no memory."""
     for i in range(len(codes)):
-        times[i] = np.int64(codes[i]) + base if codes[i] != 0 else 0
+        if codes[i] != 0:
+            times[i] = np.int64(codes[i]) + base

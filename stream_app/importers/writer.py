@@ -7,7 +7,6 @@ and leaving out, per partition, as many records as it had appended (:mod:`.progr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -26,6 +25,18 @@ _SHORTEST_WAIT_S: Final = 0.02
 """Events that are due sooner than this are written now, so that they go in batches."""
 _CACHED_KEYS: Final = 1 << 18
 _TOPICS: Final = {Impression: IMPRESSIONS, Action: ACTIONS, Item: ITEMS, User: USERS}
+
+
+def _by_effective_time(events: Iterable[Event]) -> list[Event]:
+    """Sort events by the running maximum of ``ts`` in their own topic, as a joiner merges them; each topic keeps its order."""
+    times: dict[type[Event], int] = {}
+    ordered: list[tuple[int, int, Event]] = []
+    for place, event in enumerate(events):
+        kind = type(event)
+        times[kind] = ts = max(event.ts, times.get(kind, event.ts))
+        ordered.append((ts, place, event))
+    ordered.sort(key=lambda each: each[:2])
+    return [event for _, _, event in ordered]
 
 
 class _Partitions(dict[str, tuple[bytes, int]]):
@@ -130,12 +141,13 @@ class EventWriter:
     def write(self, events: Iterable[Event]) -> None:
         """Append events, in their order per topic; a batch reaches the log when it is full.
 
-        With a pace they go in the order of time over all topics: sources give the actions of a while after its pages, and a
-        joiner that has waited for the actions long enough takes them for late.
+        With a pace they go in the order of effective time over all topics: sources give the actions of a while after its pages,
+        and a joiner that has waited for the actions long enough takes them for late. The order within a topic stays, so a run
+        that was killed may go on at another pace.
         """
         lanes, users, items = self._lanes, self._partitions, self._item_partitions
         encode, new = self._encoder.encode, tuple.__new__
-        for event in events if self._pace is None else sorted(events, key=attrgetter("ts")):
+        for event in events if self._pace is None else _by_effective_time(events):
             kind = type(event)
             lane = lanes.get(kind) or self._open(kind)
             key, partition = items[event.item_id] if isinstance(event, Item) else users[event.user_id]

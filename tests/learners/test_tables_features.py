@@ -241,6 +241,22 @@ def test_times_are_exact_in_four_bytes_and_in_eight(writes: list[tuple[int, int]
         assert times.last_of(slice(0, 8)).tolist() == expected
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is counted as Linux does")
+def test_longer_times_take_no_memory_for_rows_that_are_only_reserved() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    n, first_ts = 1 << 23, 1_600_000_000_000
+    times = EventTimes(np.zeros(n, np.uint32), np.zeros(n, np.uint32))
+    times.last[:10] = times.code(first_ts)
+    EventTimes(np.zeros(1, np.uint32), np.zeros(1, np.uint32)).last_of(slice(0, 1))  # compiles
+    before = resident()
+    times.code(first_ts + 60 * 86_400_000)
+    assert times.wide
+    assert times.last_of(slice(8, 12)).tolist() == [first_ts, first_ts, 0, 0]
+    assert resident() - before < n  # both are 16 n bytes
+
+
 def test_expiry_by_event_time_reports_the_keys() -> None:
     table = EmbeddingTable("t", TableConfig(dim=1, expire_after_ms=800))
     gone: list[int] = []

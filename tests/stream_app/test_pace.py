@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from stream_app.events import ACTIONS, IMPRESSIONS
+from stream_app.events import ACTIONS, IMPRESSIONS, Action, Impression, ImpressionItem
 from stream_app.importers.pace import Pace
-from stream_app.importers.source import SourceError
+from stream_app.importers.source import Event, SourceError
+from stream_app.importers.writer import EventWriter
 from stream_app.simulate.options import SimulateOptions
 from stream_app.simulate.run import PACED_CHUNK, run_simulate
-from stream_app.topics import Record
+from stream_app.topics import Message, Record
 from stream_app.topics.memory import MemoryLog
 
 BEGAN_S = 1_800_000_000.0
@@ -61,6 +62,30 @@ def test_a_pace_changes_no_event_but_its_time() -> None:
         assert records(log, name) == records(plain, name)
     n_events = sum(len(records(plain, name)) for name in plain.topics())
     assert watched.now - BEGAN_S == pytest.approx(n_events / 100.0, abs=0.1)
+
+
+@pytest.mark.parametrize("first_is_paced", [False, True])
+def test_an_import_that_was_killed_goes_on_at_another_pace(first_is_paced: bool) -> None:
+    late = [100, 300, 200, 400, 350, 500]  # within a topic time may run backwards a little
+    events: list[Event] = [Action("u", f"i{n}", ts, "click") for n, ts in enumerate(late)]
+    events += [Impression(str(ts), "u", ts, [ImpressionItem("i0")]) for ts in (150, 320, 310)]
+
+    def write(log: MemoryLog, skip: dict[str, list[int]], paced: bool) -> None:
+        watched = Watched(log)
+        pace = Pace(rate=10.0, clock=watched.clock, sleep=watched.sleep) if paced else None
+        writer = EventWriter(log, 1, skip, bool(skip), pace)
+        writer.write(events)
+        writer.flush()
+
+    whole = MemoryLog()
+    write(whole, {}, first_is_paced)
+    for n_written in range(1, len(late)):
+        log = MemoryLog()
+        written = records(whole, ACTIONS)[:n_written]
+        log.create(ACTIONS, 1).append(0, [Message(each.ts, each.key, each.value) for each in written])
+        write(log, {ACTIONS: [n_written]}, not first_is_paced)
+        for name in (IMPRESSIONS, ACTIONS):
+            assert [each.value for each in records(log, name)] == [each.value for each in records(whole, name)]
 
 
 @pytest.mark.parametrize(("rate", "live"), [(0.0, False), (5.0, True)])
