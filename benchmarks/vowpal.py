@@ -1,7 +1,7 @@
 """Vowpal Wabbit as a model of a run: it sees the same requests as ours, scores a batch and then learns it.
 
-``benchmarks/accuracy.py --vw`` brings it into the registry by an entry point, as any model from outside, so that its figures
-and their paired intervals are made by the same code. An example is one candidate; namespaces:
+``benchmarks/accuracy.py trivago-vw`` brings it into the registry by an entry point, as any model from outside, so that its
+figures and their paired intervals are made by the same code. An example is one candidate; namespaces:
 
 ==== =============================================================================================================
 c    the candidate

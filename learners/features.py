@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from learners.batch import CANDIDATES, Batch
 from learners.crossed import crossed
-from learners.gather import rows
 from learners.layers import Standardise, pool
 from learners.learner import State
 from learners.models import ModelContext
@@ -235,8 +234,7 @@ class Inputs(nn.Module):
         return projected
 
     def _learned(self, encoded: Encoded, use: int) -> Tensor:
-        tables = [encoded.items] + ([encoded.categories] if encoded.categories else [])
-        parts = [rows(table.weight, table.places[use]) for table in tables]
+        parts = [encoded.items.of(use)] + ([encoded.categories.of(use)] if encoded.categories else [])
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _categories(self, batch: Batch, learn: bool) -> Gathered:

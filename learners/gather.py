@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["rows"]
+__all__ = ["add_at", "rows"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -39,14 +39,15 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        out = torch.zeros(ctx.shape)
-        _add_rows(grads[0].numpy(), ctx.places, out.numpy())
-        return out, None
+        total = torch.zeros(ctx.shape)
+        add_at(ctx.places, grads[0].contiguous().numpy(), total.numpy())
+        return total, None
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_rows(grad: npt.NDArray[np.float32], places: Ints, out: Floats) -> None:
-    """Add each row of ``grad [N, D]`` to its place in ``out [U, D]``, in their order."""
-    for n in range(len(places)):
+def add_at(places: Ints, grad: Floats, total: Floats) -> None:
+    """Add the gradient of each use ``[N, D]`` to its place in ``total [U, D]``, in the order of uses."""
+    for i in range(len(places)):
+        at = places[i]
         for d in range(grad.shape[1]):
-            out[places[n], d] += grad[n, d]
+            total[at, d] += grad[i, d]

@@ -76,6 +76,9 @@ class LivePartition:
         snapshots: where copies of the state go, if anywhere.
         metrics: told of each step.
         memory: that RocksDB may use, shared by the partitions of a worker.
+
+    Raises:
+        LeaseLostError: it has run out before anything was opened.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class LivePartition:
         self._folder = options.state_dir / str(partition)
         if snapshots is not None:
             restore_if_newer(snapshots, partition, self._folder / "state")
+        self.may_write()  # A snapshot may have taken longer than the lease.
         # The fence first: from here on an earlier owner writes nothing, and what it wrote is there to be read.
         writes = connect(f"{options.app}-{partition}")
         try:
@@ -338,14 +342,25 @@ class JoinThread(threading.Thread):
 
     def _open(self, partitions: Collection[int], generation: int) -> None:
         for number in sorted(set(partitions) - set(self._partitions)):
-            if not self._leased():
+            partition = self._opened(number, generation)
+            if partition is None:
                 self._lost[number] = generation
                 continue
             self._lost.pop(number, None)
-            partition = self._partitions[number] = self._make(number, generation)
+            self._partitions[number] = partition
             with self._lock:
                 self._inboxes[number] = partition.inbox
         self.report.n_partitions = len(self._partitions)
+
+    def _opened(self, number: int, generation: int) -> LivePartition | None:
+        """Return a partition, opened; None where the lease has run out before it took its fence."""
+        if not self._leased():
+            return None
+        try:
+            return self._make(number, generation)
+        except LeaseLostError as error:
+            log.warning("%s; it is opened again when the group answers", error)
+            return None
 
     def _close(self, partitions: Collection[int] | None, *, snapshot: bool = True) -> None:
         for number in list(self._lost) if partitions is None else partitions:

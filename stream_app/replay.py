@@ -128,8 +128,6 @@ class Replay:
         self._began = self._saved_at = time.monotonic()
         self._written = threading.Event()
         """Set by the thread that has written a checkpoint, until :meth:`_show` has told of it."""
-        self.longest_pause = 0.0
-        """Seconds that the longest copy for a checkpoint has held up learning."""
         self._learned = self._shown = source.places(config.replay.start)
         self._first_ts: int | None = None
         self._last_ts = source.last_ts()
@@ -284,11 +282,9 @@ class Replay:
         if folder is None or folder.saving or now - self._saved_at < self.config.replay.checkpoint_seconds:
             return
         self._figures.drain()
-        began = time.perf_counter()
         with self._profile.stage("copy for a checkpoint"):
             if folder.save_beside(**self._content(), on_saved=lambda path: self._written.set()):
                 self._saved_at = now
-                self.longest_pause = max(self.longest_pause, time.perf_counter() - began)
 
     def _show(self) -> None:
         """Tell of a checkpoint that was written since the last call."""

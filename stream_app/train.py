@@ -116,8 +116,6 @@ class Trainer:
         self._lag_seconds = 0.0
         self._windows: dict[str, Mapping[str, Any]] = {}
         self._seconds = 0.0
-        self.longest_pause = 0.0
-        """Seconds that the longest copy for a checkpoint has held up learning."""
         self._proven: str | None = None
         """Name of the newest checkpoint after which a whole window was good."""
         self._unproven: str | None = None
@@ -277,7 +275,6 @@ class Trainer:
         with self._profile.stage("copy for a checkpoint"):
             if folder.save_beside(**self._content(), check=self._check_states, on_saved=on_saved):
                 self._saved_at = now
-                self.longest_pause = max(self.longest_pause, time.perf_counter() - began)
 
     def save(self) -> None:
         """Write a checkpoint now, if the run has a folder and anything has changed.

@@ -78,8 +78,7 @@ class GraphNodes:
         drawn = vectors.places[DRAWN]
         first = second = vectors.weight
         if self.bias is not None:
-            of_bias = self.bias.gather(ids, learn=True, ts=ts)
-            bias = rows(of_bias.weight, of_bias.places[0])  # [U, 1]
+            bias = self.bias.gather(ids, learn=True, ts=ts).of(0)  # [U, 1]
             first, second = torch.cat([first, torch.ones_like(bias)], 1), torch.cat([second, bias], 1)
         log_p = None if self.options.log_q == "none" else self.queue.log_probability(ids)
         at = drawn.cpu().numpy()

@@ -1,7 +1,7 @@
 """The optimisers of a table: which columns a row has beside its vector, and a step over distinct rows.
 
-Compiled kernels serve the CPU, their torch twins any device. :func:`add_at` goes before a step when a gradient comes per use of
-a key instead of per key.
+Compiled kernels serve the CPU, their torch twins any device. :func:`learners.gather.add_at` goes before a step when a gradient
+comes per use of a key instead of per key.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,9 +18,7 @@ from learners.tables.config import TableConfig
 from learners.tables.sgd import sgd, sgd_torch
 from learners.tables.update import rowwise_adagrad, rowwise_adagrad_torch
 
-Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int32]
-Places = npt.NDArray[np.int64]
 
 
 def columns(config: TableConfig) -> dict[str, tuple[int, ...]]:
@@ -68,12 +65,3 @@ def _options(config: TableConfig) -> tuple[float, ...]:
         "adam": (config.rate, config.eps, *config.betas),
         "sgd": (config.rate,),
     }[config.optimiser]
-
-
-@numba.njit(cache=True, nogil=True)
-def add_at(places: Places, grad: Floats, total: Floats) -> None:
-    """Add the gradient of each use ``[N, D]`` to its place in ``total [U, D]``, in the order of uses."""
-    for i in range(len(places)):
-        at = places[i]
-        for d in range(grad.shape[1]):
-            total[at, d] += grad[i, d]

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from learners import gather
 from learners.tables import optimisers, probing
 from learners.tables.admission import admission_of
 from learners.tables.changes import Mark
@@ -38,24 +39,7 @@ class Gathered(NamedTuple):
 
     def of(self, use: int) -> torch.Tensor:
         """Return the vectors of the ``use``-th key array, ``[N, D]``."""
-        if self.weight.requires_grad and self.weight.device.type == "cpu":
-            return cast(torch.Tensor, _Uses.apply(self.weight, self.places[use]))
-        return torch.nn.functional.embedding(self.places[use], self.weight)
-
-
-class _Uses(torch.autograd.Function):
-    """``weight[places]``, whose gradient is summed by a kernel: torch's takes four times as long on one thread."""
-
-    @staticmethod
-    def forward(context: Any, weight: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        context.places, context.shape = places, weight.shape
-        return weight.index_select(0, places)
-
-    @staticmethod
-    def backward(context: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        total = np.zeros(context.shape, np.float32)
-        optimisers.add_at(context.places.numpy(), grad.contiguous().numpy(), total)
-        return torch.from_numpy(total), None
+        return gather.rows(self.weight, self.places[use])
 
 
 class EmbeddingTable:
@@ -181,7 +165,7 @@ class EmbeddingTable:
     def _step_summed(self, unique: Rows, inverse: Keys, grad: torch.Tensor) -> None:
         if self.device.type == "cpu":
             total = np.zeros((len(unique), self.config.dim), np.float32)
-            optimisers.add_at(inverse, grad.contiguous().numpy(), total)
+            gather.add_at(inverse, grad.contiguous().numpy(), total)
             summed = torch.from_numpy(total)
         else:
             summed = torch.zeros(len(unique), self.config.dim, device=self.device)

@@ -69,7 +69,7 @@ def rowwise_adagrad_torch(
     keep: float,
 ) -> None:
     """The same in torch, on any device."""
-    moved = (rows > 0) & (grad.square().sum(1) > 0)
+    moved = (rows > 0) & (grad.square().sum(1) != 0)  # NaN moves a row, so that the guard of a run sees it
     rows, grad = rows[moved], grad[moved]
     total = keep * accumulated[rows] + grad.square().mean(1)
     accumulated[rows] = total

@@ -5,7 +5,7 @@ Shapes: ``R`` rows, ``C`` candidates and ``H`` history entries over all rows of 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -18,10 +18,21 @@ from .config import FeatureKind, JoinConfig
 from .core.layout import ENTRY, NEEDED, QUERY_ENTRY, ROWS, Columns, Ints
 from .core.slab import Slab
 
+_LATER: Final = ("label_min_value", "vector_dim", "domains", "min_value")
+"""Options of the joiner and of its sequences that came after logs had been joined without them."""
+
 
 def generation_of(config: JoinConfig, n_partitions: int) -> str:
-    """Return the name of the samples that a config makes of so many partitions: a hash of both."""
-    return xxhash.xxh3_128_hexdigest(msgspec.json.encode((config, n_partitions), order="deterministic"))
+    """Return the name of the samples that a config makes of so many partitions: a hash of both.
+
+    Options of :data:`_LATER` that are not used are left out: the samples are those of before, and so is their name.
+    """
+    told = msgspec.to_builtins(config, order="deterministic")
+    for part in (told, *told["item_sequences"].values()):
+        for name in _LATER:
+            if not part.get(name, True):
+                del part[name]
+    return xxhash.xxh3_128_hexdigest(msgspec.json.encode((told, n_partitions)))
 
 
 def sample_schema(config: JoinConfig, n_partitions: int) -> SampleSchema:

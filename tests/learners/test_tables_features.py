@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.tables import EmbeddingTable, Shard, TableConfig, TorchTable, shard_of
+from learners.tables import EmbeddingTable, Shard, TableConfig, TorchTable, optimisers, shard_of
 from learners.tables.admission import AdmitFrequent
 from learners.tables.event_times import EventTimes
 from learners.tables.eviction import lowest
@@ -239,6 +239,21 @@ def test_times_are_exact_in_four_bytes_and_in_eight(writes: list[tuple[int, int]
         code = times.code(ts)
         times.last[row], expected[row] = code, ts
         assert times.last_of(slice(0, 8)).tolist() == expected
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_a_gradient_that_is_no_number_is_not_hidden(optimiser: Literal["adagrad", "adam", "sgd"]) -> None:
+    config = TableConfig(dim=4, optimiser=optimiser)
+    grad = torch.ones(2, 4)
+    grad[1, 2] = torch.nan
+    rows = np.array([1, 2], np.int32)
+    ends = [torch.ones(3, 4) for _ in range(2)]
+    kept = [{name: torch.zeros(3, *shape) for name, shape in optimisers.columns(config).items()} for _ in ends]
+    optimisers.step(config, ends[0], kept[0], rows, grad)
+    optimisers.step_torch(config, ends[1], kept[1], torch.from_numpy(rows), grad)
+    torch.testing.assert_close(*ends, equal_nan=True)
+    assert ends[0][2].isnan().any()
+    assert ends[0][:2].isfinite().all()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is counted as Linux does")

@@ -66,7 +66,7 @@ class TableMachine(RuleBasedStateMachine):
             vectors = self.table.gather(np.array(ids, np.int64), learn=True, ts=self.now).of(0)
             if how == "saved in the middle":  # the rows change after the mark that was set when they were looked up
                 self.save_what_has_changed()
-            vectors.backward(torch.tensor(grads).view(-1, 1))  # type: ignore[no-untyped-call]
+            torch.autograd.backward(vectors, torch.tensor(grads).view(-1, 1))
             self.table.apply_gradients()
         self.make_room(len(new), set(ids))
         for key in new:

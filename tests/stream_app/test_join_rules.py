@@ -235,3 +235,10 @@ def test_wrong_options_are_refused_with_the_way_out(name: str) -> None:
     join, message = WRONG[name]
     with pytest.raises(ConfigError, match=message):
         resolve([Layer("shop.toml", {"join": join})])
+
+
+def test_a_config_that_uses_no_later_option_makes_the_samples_of_earlier_versions() -> None:
+    """Their names as a version without domains and values gave them: a run goes on with samples that it began with."""
+    two = {"click": ItemSequence(), "buy": ItemSequence(kinds=("buy",))}
+    assert generation_of(JoinConfig(), 4) == "6074bbe23439095556bf7588b649e8d3"
+    assert generation_of(JoinConfig(label_window_ms=1_000, item_sequences=two), 4) == "dbb83a280c4067ed6def1b32eaa58ab7"

@@ -6,14 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 
 from stream_app.inbox import Inbox
+from stream_app.joiner.config import JoinConfig
 from stream_app.lease import Lease, LeaseLostError
 from stream_app.live_join import JoinThread, LivePartition
+from stream_app.snapshots import Snapshots
+from stream_app.topics.memory import MemoryLog
+from stream_app.topics.rocks_memory import RocksMemory
 from stream_app.worker_metrics import WorkerMetrics
+from stream_app.worker_options import WorkerOptions
 
 
 class Owned:
@@ -56,10 +61,15 @@ class Made:
         self.lease.renew(time.monotonic())
         self.opened: list[Owned] = []
         self.generations: list[int] = []
+        self.n_to_fail = 0
         self.errors: list[BaseException] = []
         self.thread = JoinThread(self._open, WorkerMetrics(), self.errors.append, self.lease.held)
 
     def _open(self, number: int, generation: int) -> LivePartition:
+        if self.n_to_fail:
+            self.n_to_fail -= 1
+            self.lease.give_up()
+            raise LeaseLostError("partition 0: no heartbeat was answered")
         self.generations.append(generation)
         self.opened.append(Owned(self, self._folder / str(len(self.opened))))
         return cast(LivePartition, self.opened[-1])
@@ -120,3 +130,34 @@ def test_a_partition_is_not_opened_without_a_lease(made: Made) -> None:
     made.lease.renew(time.monotonic())
     wait_for(lambda: len(made.opened) == 2 and made.opened[1].n_steps > 2)
     assert made.generations == [7, 8]
+
+
+def test_a_partition_whose_lease_runs_out_while_it_is_opened_is_opened_later(made: Made) -> None:
+    wait_for(lambda: made.opened[0].closed)
+    made.n_to_fail = 1
+    made.lease.renew(time.monotonic())
+    wait_for(lambda: made.n_to_fail == 0)
+    turned = made.thread.turned
+    wait_for(lambda: made.thread.turned > turned)
+    assert len(made.opened) == 1
+    made.lease.renew(time.monotonic())
+    wait_for(lambda: len(made.opened) == 2 and made.opened[1].n_steps > 2)
+    assert made.errors == []
+
+
+def test_a_partition_takes_no_fence_when_its_snapshot_took_longer_than_the_lease(tmp_path: Path) -> None:
+    clock = [0.0]
+    lease = Lease(10.0, lambda: clock[0])
+    lease.renew(0.0)
+
+    class Slow(Snapshots):
+        def newest(self, partition: int) -> None:
+            clock[0] += 11.0
+
+    def connect(fence: str) -> NoReturn:
+        raise AssertionError(f"{fence} was taken")
+
+    options = WorkerOptions(app="join", worker_id="w", state_dir=tmp_path)
+    snapshots, memory = Slow(str(tmp_path / "snapshots")), RocksMemory()
+    with pytest.raises(LeaseLostError, match="partition 0"):
+        LivePartition(options, JoinConfig(), MemoryLog(), connect, 0, 1, 7, lease, snapshots, WorkerMetrics(), memory)
