@@ -63,12 +63,12 @@ def trivago(data: Path, log: Path) -> tuple[list[object], list[str]]:
         freshet("import", "trivago", data / "trivago_sessions_100k.parquet", "--log", log)
         freshet("join", "--log", log)
     options = ["--config", CONFIGS / "trivago.toml", "--score-from", fifth_part(data / "trivago_requests.parquet")]
-    return options, ["egin", "last_clicked", "din", "dnn", "egin-no-graph", "egin-no-query"]
+    return options, ["egin", "last_clicked", "din", "dnn", "egin-defaults", "egin-no-graph", "egin-no-query"]
 
 
 def trivago_vw(data: Path, log: Path) -> tuple[list[object], list[str]]:
     options, _ = trivago(data, log)
-    return ["--config", CONFIGS / "trivago_vw.toml", *options[2:]], ["egin", "last_clicked", "vw", "vw-tuned"]
+    return ["--config", CONFIGS / "trivago_vw.toml", *options[2:]], ["egin", "last_clicked", "vw", "vw-tuned", "egin-defaults"]
 
 
 def bring_in_vowpal(folder: Path) -> None:

@@ -9,7 +9,8 @@ Interest Network for CTR Prediction in E-commerce Search", cited by section and 
 
 Where the paper leaves a choice, it is an option of :class:`Config` or :class:`learners.graph.subgraph.GraphConfig`. What this
 model adds to the paper, a switch each: graph vectors in tables of their own (``graph_table``), a bias per node in the edge loss
-that takes up its degree (``node_bias``), and graph vectors as inputs beside their similarities (``graph_inputs``).
+that takes up its degree (``node_bias``), graph vectors as inputs beside their similarities (``graph_inputs``), and a logit per
+position and how lately the user had the candidate (``place_bias``).
 
 Legend: ``R`` requests, ``C`` candidates, ``H`` clicks and ``Q`` queries in histories, ``D`` dim, ``M`` negatives.
 """
@@ -35,6 +36,7 @@ from learners.graph.subgraph import GraphConfig, subgraph
 from learners.learner import Learner, State
 from learners.models import ModelContext
 from learners.network import ClickNetwork, Forward, NeuralLearner
+from learners.place_bias import PlaceBias
 from learners.request_mlp import Part, RequestMLP, SlotPart, distinct
 from learners.samples import QUERY
 from learners.sim_extract import SimExtract
@@ -84,6 +86,9 @@ class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     reaches them (learned) or does not (frozen)."""
     node_bias: bool = True
     """A scalar per node that the edge loss learns: what is popular needs no large vector for being a likely neighbour."""
+    place_bias: bool = False
+    """A logit per pair of position and how lately the user had this very item (:mod:`learners.place_bias`), at ``table_rate``:
+    for short logs on which people come back to what they saw."""
     n_negatives: int = 100
     """Ids drawn from a queue per batch, as negatives of all its edges."""
     queue: int = 1_000_000
@@ -114,6 +119,10 @@ class EGIN(ClickNetwork):
             self.nodes[kind] = GraphNodes(kind, self._node_options(), self.inputs.tables[kind], context)
             self.tables.update(self.nodes[kind].tables)
         self.similar = torch.nn.ModuleDict({kind: self._sim_extract() for kind in kinds})
+        self.place: PlaceBias | None = None
+        if config.place_bias:
+            self.place = PlaceBias(context, self.sequence, config.n_positions, config.table_rate, config.table_keep)
+            self.tables["place"] = self.place.table
         width = config.top_k * config.slot_dim
         vectors = 0 if config.graph_inputs == "off" else config.dim
         crossed = len(self.inputs.sequences) * self.inputs.target_dim
@@ -152,6 +161,8 @@ class EGIN(ClickNetwork):
             assert encoded.queries is not None
             vectors["query"] = self._vectors(batch, "query", encoded.queries, drawn["query"], learn)
         logits = self._score(batch, encoded, vectors)
+        if self.place is not None:
+            logits = logits + self.place(batch, learn)
         if not learn or not self.config.graph:
             return Forward(logits)
         return self._with_graph(batch, logits, vectors, step)

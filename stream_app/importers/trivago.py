@@ -9,7 +9,9 @@ row                                    becomes
 ====================================== ================================================================================
 
 The query of a list is its city; its categories are the city and the country, and a hotel's category is the city that it is
-listed under, so that queries and items meet on cities, and queries among themselves also on countries. Times are seconds: an
+listed under, so that queries and items meet on cities, and queries among themselves also on countries. Beside its price a
+hotel has ``price_in_list``: the logarithm of (1 + price), less the mean of that over the list; below 0 is cheap for this page.
+It belongs to the page that was shown, so it is logged and no model has to look at other candidates. Times are seconds: an
 event's ``ts`` is ``1000 s + rank`` of its row among the user's rows of that second, so the order of steps is kept; from rank
 999 on, rows share the last ms, where histories, which end strictly before a request, can no longer tell them apart.
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
+from math import fsum, log1p
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
@@ -56,7 +59,10 @@ def _listed(value: Any) -> list[str]:
 
 
 def _prices(value: Any) -> list[float]:
-    return [number(price) for price in _listed(value)]
+    prices = [number(price) for price in _listed(value)]
+    if min(prices, default=0.0) < 0:
+        raise ValueError("is a list with a price below 0")
+    return prices
 
 
 _FIELDS: Final = {
@@ -113,7 +119,7 @@ class TrivagoImport:
             query_length=50,
             item_sequences={"click": ItemSequence(kinds=tuple(ITEM_KINDS.values()), length=50)},
             request_features={"platform": "id", "device": "id", "filters": "id", "n_filters": "float"},
-            candidate_features={"price": "float"},
+            candidate_features={"price": "float", "price_in_list": "float"},
         )
 
     def chunks(self, limit: int | None) -> Iterator[Chunk]:
@@ -170,8 +176,13 @@ class TrivagoImport:
 
 def _impression(request_id: str, ts: int, row: _Row) -> Impression:
     city, filters = row["city"], row["filters"]
-    shown = zip(row["impressions"], row["prices"], strict=True)
-    items = [ImpressionItem(item, city, rank, None, {"price": price}) for rank, (item, price) in enumerate(shown)]
+    logs = [log1p(price) for price in row["prices"]]
+    mean = fsum(logs) / len(logs)
+    shown = zip(row["impressions"], row["prices"], logs, strict=True)
+    items = [
+        ImpressionItem(item, city, rank, None, {"price": price, "price_in_list": logged - mean})
+        for rank, (item, price, logged) in enumerate(shown)
+    ]
     given = {"platform": row["platform"], "device": row["device"], "filters": filters}
     features: dict[str, FeatureValue] = {name: value for name, value in given.items() if value is not None}
     features["n_filters"] = float(filters.count("|") + 1) if filters else 0.0

@@ -10,10 +10,11 @@ from learners.checks import CHECKS, PLAIN_SCHEMA, SCHEMA, Case
 from learners.models import BUILT_IN, ModelContext, ModelError, build, names
 
 CASES = [Case(kind, {}, schema) for kind in BUILT_IN for schema in (SCHEMA, PLAIN_SCHEMA)]
+CASES += [Case("egin", {"place_bias": True}, schema) for schema in (SCHEMA, PLAIN_SCHEMA)]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}-{case.schema.generation}")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join([case.kind, *case.options, case.schema.generation]))
 def test_model(case: Case, check: Callable[[Case], None]) -> None:
     check(case)
 

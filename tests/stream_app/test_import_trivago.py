@@ -87,11 +87,15 @@ def test_rows_become_events_in_the_order_of_steps(tmp_path: Path, suffix: str) -
     first, second = events(log, IMPRESSIONS, Impression)
     assert (first.request_id, first.user_id, first.ts, first.query) == ("0", "B", S0 * 1_000 + 5_002, "Marseille, France")
     assert first.query_category == ["Marseille, France", "France"]
-    assert [(i.item_id, i.position, i.category, i.features) for i in first.items] == [
-        ("11", 0, "Marseille, France", {"price": 70.0}),
-        ("12", 1, "Marseille, France", {"price": 80.0}),
-        ("13", 2, "Marseille, France", {"price": 90.0}),
+    assert [(i.item_id, i.position, i.category, i.features["price"]) for i in first.items] == [
+        ("11", 0, "Marseille, France", 70.0),
+        ("12", 1, "Marseille, France", 80.0),
+        ("13", 2, "Marseille, France", 90.0),
     ]
+    geometric = (71 * 81 * 91) ** (1 / 3)
+    in_list = [i.features["price_in_list"] for i in first.items]
+    np.testing.assert_allclose(np.exp(np.array(in_list, float)), np.array([71, 81, 91]) / geometric)
+    assert second.items[0].features == {"price": 75.0, "price_in_list": 0.0}
     assert first.features == {"platform": "FR", "device": "tablet", "filters": "Hotel|Pool", "n_filters": 2.0}
     assert (second.query, second.features["n_filters"]) == ("Paris, France", 0.0)
     assert report.left_out == {
@@ -127,6 +131,10 @@ def test_limit_counts_requests(tmp_path: Path) -> None:
         (
             row("C", 9, 1, "clickout item", "11", impressions="11", prices="cheap"),
             r"train.csv:11: prices = 'cheap' is no number",
+        ),
+        (
+            row("C", 9, 1, "clickout item", "11", impressions="11|12", prices="70|-1"),
+            r"train.csv:11: prices = '70\|-1' is a list with a price below 0",
         ),
         (row("", 9, 1, "interaction item info", "11"), r"train.csv:11: user \(column 'user_id'\) = None is missing"),
         (
