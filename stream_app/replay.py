@@ -281,8 +281,8 @@ class Replay:
         folder, now = self._folder, time.monotonic()
         if folder is None or folder.saving or now - self._saved_at < self.config.replay.checkpoint_seconds:
             return
-        self._figures.drain()
         with self._profile.stage("copy for a checkpoint"):
+            self._figures.drain()
             if folder.save_beside(**self._content(), on_saved=lambda path: self._written.set()):
                 self._saved_at = now
 

@@ -25,7 +25,7 @@ CACHE_ENTRIES: Final = 200_000
 _HEADER: Final = b"h"
 _FORMAT: Final = 3
 """Of the stored records; 1 was MessagePack, 2 knew no domain and value of a waiting action."""
-_WAY_OUT: Final = "delete it and join the log again"
+_WAY_OUT: Final = "delete it and join the log again (a worker's snapshots of it too: --snapshots)"
 _KEY: Final = struct.Struct(">cq").pack
 _KEY_BYTES: Final = 9
 _encode = msgspec.msgpack.Encoder().encode
