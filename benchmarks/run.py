@@ -69,7 +69,7 @@ def run(name: str, quick: bool, data: Path | None, log: Path | None) -> tuple[st
     if name == "peers" and data is not None:
         command += ["--requests", str(data / "globo_requests.parquet")]
     if name == "step" and log is not None and not quick:
-        command += ["--log", str(log)]
+        command += ["--log", str(log), "--requests", "4000"]
     shown = " ".join(["python", *command[1:]])
     for path, called in ((data, "DATA"), (log, "LOG")):
         shown = shown if path is None else shown.replace(str(path), called)
