@@ -3,6 +3,7 @@
     python benchmarks/semi.py                            all but globo, seeds 0 to 4
     python benchmarks/semi.py --quick                    the same, small and of one seed: does it run
     python benchmarks/semi.py shared --shared 0 0.5 1    gain of CCL by the shared part of users' interests
+    python benchmarks/semi.py replayed                   the same gain by a replay alone: one pass, ccl_pretrain_until
     python benchmarks/semi.py models                     SEMI against the others, AUC and HR@3 of 300
     python benchmarks/semi.py curves --out docs/images   over K, momentum, tau and the least session; pictures need chromium
     python benchmarks/semi.py budget                     CCL beside the click model: its share of the time, and the gain
@@ -26,7 +27,7 @@ from typing import Any
 
 from benchmarks.curves import drawn
 from benchmarks.semi_globo import globo_results
-from benchmarks.semi_stream import simulated, stream_results
+from benchmarks.semi_stream import replayed_results, simulated, stream_results
 
 SEMI: dict[str, Any] = {"type": "semi", "dim": 8, "hidden": [64], "feed_forward": 64, "heads": 1, "rate": 3e-3}
 CCL: dict[str, Any] = {
@@ -102,6 +103,18 @@ def shared(options: argparse.Namespace) -> None:
         results = streams(given, options, part)
         pairs_table(f"shared = {part}, {options.seeds} seeds", results, "semi", ["auc", "cold"])
         probes(results)
+
+
+def replayed(options: argparse.Namespace) -> None:
+    once = {**SEMI, **{k: v for k, v in CCL.items() if k != "steps"}}
+    given = {"semi": {**once, "ccl_rate": 1e-12}, DEFAULT: once}  # no rate, no change: both begin the clicks at one time
+    for part in options.shared:
+        results = []
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            results.append(replayed_results(simulated(part, seed, **options.world), given))
+            found = results[-1]["models"]
+            print(f"shared = {part}, seed {seed}: {found[DEFAULT]['ccl']['steps']} steps of CCL", file=sys.stderr, flush=True)
+        pairs_table(f"shared = {part}, one pass, {options.seeds} seeds", results, "semi", ["auc", "cold"])
 
 
 def models(options: argparse.Namespace) -> None:
@@ -183,7 +196,7 @@ def globo(options: argparse.Namespace) -> None:
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
-    "shared": shared, "models": models, "curves": curves, "budget": budget, "globo": globo,
+    "shared": shared, "replayed": replayed, "models": models, "curves": curves, "budget": budget, "globo": globo,
 }  # fmt: skip
 
 

@@ -226,6 +226,32 @@ def stream_results(stream: Stream, models: Mapping[str, Mapping[str, Any]], hr_s
     return result
 
 
+def replayed_results(stream: Stream, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Replay past and pages in one pass, as ``freshet replay`` does: the past feeds CCL alone (``ccl_pretrain_until``)."""
+    until = int(stream.pages.column("ts")[0])
+    options = stream.world.options
+    replay = {"models": list(models), "eval": "immediate", "seed": stream.seed, "batch_requests": 25, "bootstrap": 0}
+    layers = {
+        "models": {name: {**model, "ccl_pretrain_until": until} for name, model in models.items()},
+        "replay": {**replay, "score_from": until},
+        "vectors": {"dim": options.vector_dim, "capacity": 2 * options.items},
+    }
+    config = resolve([Layer("benchmark", layers)])
+    items = item_vectors(stream.log, config)
+    assert items is not None, "the config has vectors.dim"
+    topic = stream.log.create("samples", 1)
+    for part in (stream.past, stream.pages):
+        topic.append(0, [Message(int(block.column("due")[-1]), b"", block.to_ipc()) for block in _blocks(part)])
+    entrants = build_entrants(config, stream.pages.schema, vectors=items.store)
+    run = Replay(config, TopicSource(topic), entrants, items=items)
+    run.run()
+    result = result_of(run)
+    for entrant in run.entrants:
+        if entrant.name in result["models"]:
+            result["models"][entrant.name]["ccl"] = entrant.learner.describe().get("ccl", {})
+    return result
+
+
 def _blocks(pages: SampleBlock, size: int = 200) -> Iterator[SampleBlock]:
     for start in range(0, len(pages), size):
         yield pages.slice(start, min(start + size, len(pages)))
