@@ -113,8 +113,9 @@ def test_kill_9_of_an_import_into_kafka(kafka: str, tmp_path: Path) -> None:
             finally:
                 process.kill()
                 process.communicate()
+            assert process.returncode == -signal.SIGKILL, "it had ended before it was killed"
             seen.append(n_written())
-        assert 0 < seen[0] < seen[1] < seen[2] < 1.5 * ROWS, "killed too early or too late to show anything"
+        assert 0 < seen[0] < seen[1] < seen[2], "killed too early to show anything"
         last = start()
         said, _ = last.communicate(timeout=PATIENCE_S)
         assert last.returncode == 0, said
