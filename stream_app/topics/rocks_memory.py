@@ -17,7 +17,8 @@ class RocksMemory:
     """What RocksDBs may hold together: blocks of files, their indexes, and what was written and is in no file yet.
 
     Each keeps to the buffer size of its own options as well; where all together hold too much, the one that is written to next
-    makes a file of what it has. Not counted: a few MB per database that is open, and what the allocator keeps of freed memory.
+    makes a file of what it has. Writes do not wait for that: a burst that outruns the disk goes over the budget for a while.
+    Not counted: a few MB per database that is open, and what the allocator keeps of freed memory.
 
     Args:
         mb: MB of 2^20 bytes.
