@@ -11,10 +11,8 @@ One step is four steps; what a kill after each of them costs:
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -22,6 +20,7 @@ import msgspec
 
 from learners.samples import SampleBlock
 from stream_app.events import DEAD_LETTERS, MARKS, RAW_TOPICS, SAMPLES
+from stream_app.garbage import no_garbage_collection
 from stream_app.joiner.config import JoinConfig
 from stream_app.joiner.dead_letters import DeadLetter
 from stream_app.joiner.joiner import Joiner, Output, inputs_of, new_header
@@ -97,7 +96,7 @@ class Reading:
 
     def advance(self) -> tuple[int, Output]:
         """Read on and apply what can be; return how many records were read, and what came of it."""
-        with _no_garbage_collection():
+        with no_garbage_collection():
             return self._fill(), self.joiner.advance()
 
     def _fill(self) -> int:
@@ -330,18 +329,6 @@ class DurableJoin:
         self._counted = dict(counters)
         report.pending += self._reading.joiner.n_pending - self._n_pending
         self._n_pending = self._reading.joiner.n_pending
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Spare a batch the search for cycles: joining makes none, and looking through thousands of live events costs a tenth."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _mark(source: Input, time_ms: int) -> Mark:

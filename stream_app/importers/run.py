@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from stream_app.garbage import no_garbage_collection
 from stream_app.topics import Log
 
 from .books import Book, FolderBook
@@ -109,25 +109,12 @@ def write_source(
         return state.report
 
 
-@contextmanager
-def _young_garbage_only() -> Iterator[None]:
-    """Leave the search for garbage to the caller. Events come by the million and none is part of a cycle: Python's own search
-    through them, and through all that was imported, is a quarter of an import's time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def _write(job: Job, writer: EventWriter, on_progress: Progress | None) -> ImportReport:
     source, tally = job.source, job.tally
-    with _young_garbage_only():
+    with no_garbage_collection():
         for chunk in source.chunks(job.limit):
             writer.write(chunk.events)
-            gc.collect(0)
+            gc.collect(0)  # the chunk's own; events come by the million and none is part of a cycle
             if on_progress is not None:
                 on_progress(chunk.done, source.total, source.unit)
     if unexplained := writer.unexplained():
