@@ -1,7 +1,7 @@
 """Replay of a log against the same learner fed from memory, in one run, turn by turn; and its memory over a long stream.
 
     python benchmarks/replay.py --log DIR [--model egin] [--config FILE] [--requests N] [--turns 3]
-    python benchmarks/replay.py --laps 60 [--config FILE]
+    python benchmarks/replay.py --laps 60 [--minutes 65] [--config FILE]
     python benchmarks/replay.py --quick
 
 Without --log a generated one is joined first. All sides score and learn every request (``immediate``). The replay also reads,
@@ -9,13 +9,15 @@ decodes, merges and counts its metrics; "from raw events" it joins them too, on 
 of the thread that learns (what it does itself, and so what is left where other threads find a free core) and of the process.
 
 --laps replays the log's samples so often in a row, each lap later in time and with ids of its own: a long stream of new ids
-whose tables meet their bound. Memory is anonymous memory, each minute.
+whose tables meet their bound; --minutes ends it after so much time. Memory is anonymous memory, each minute; last comes the
+line fitted to it by least squares over the second half of the time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -153,29 +155,39 @@ def bare(config: RunConfig, source: Source, blocks: list[SampleBlock]) -> Took:
     return timed(learn)
 
 
-def replayed(
-    config: RunConfig, source: Source, n_batches: int, profile: Profile, on_step: Callable[[Step], None] = lambda step: None
-) -> Took:
+def replayed(config: RunConfig, source: Source, n_batches: int, profile: Profile) -> Took:
     """Return what a replay takes, its reading, decoding and metrics included."""
     entrants = [e for e in build_entrants(config, source.schema()) if e.name in config.replay.models]
     replay = Replay(config, source, entrants, profile=profile)
-    return timed(lambda: replay.run(on_step, lambda: replay.batches >= n_batches))
+    return timed(lambda: replay.run(stop=lambda: replay.batches >= n_batches))
 
 
-def long_stream(config: RunConfig, blocks: list[SampleBlock], laps: int) -> None:
-    """Replay the laps and print memory each minute."""
-    source, began, shown = Laps(blocks, laps), time.monotonic(), 0.0
+def long_stream(config: RunConfig, blocks: list[SampleBlock], laps: int, minutes: float) -> None:
+    """Replay the laps, or so much of them as the time is enough for; print memory each minute and its slope."""
+    source, began = Laps(blocks, laps), time.monotonic()
+    seen: list[tuple[float, int, float]] = []  # minute, impressions, MB
     per_request = sum(block.n_candidates for block in blocks) / sum(map(len, blocks))
+    entrants = [e for e in build_entrants(config, source.schema()) if e.name in config.replay.models]
+    replay = Replay(config, source, entrants, profile=Profile())
     print("minute  impressions  anonymous MB", flush=True)
 
-    def on_step(step: Step) -> None:
-        nonlocal shown
-        if (now := time.monotonic() - began) - shown >= 60 or step.batches == 1:
-            shown = now
-            print(f"{now / 60:6.1f} {step.requests * per_request:12,.0f} {anonymous_mb():13,.0f}", flush=True)
+    def minute() -> float:
+        return (time.monotonic() - began) / 60
 
-    took = replayed(config, source, laps * len(blocks), Profile(), on_step)
-    print(f"{took.wall / 60:6.1f} {laps * len(blocks):,} steps, {anonymous_mb():,.0f} MB; CPU {took.process:,.0f} s")
+    def on_step(step: Step) -> None:
+        if not seen or minute() - seen[-1][0] >= 1:
+            seen.append((minute(), round(step.requests * per_request), anonymous_mb()))
+            print("{:6.1f} {:12,d} {:13,.1f}".format(*seen[-1]), flush=True)
+
+    n_steps = laps * len(blocks)
+    took = timed(lambda: replay.run(on_step, lambda: replay.batches >= n_steps or minute() >= minutes))
+    print(f"{took.wall / 60:6.1f} {replay.batches:,} steps, {anonymous_mb():,.1f} MB; CPU {took.process:,.0f} s")
+    half = [(at, impressions / 1e6, mb) for at, impressions, mb in seen if at >= seen[-1][0] / 2]
+    if len(half) > 2:
+        at, millions, mb = np.array(half).T
+        by_hour, by_million = (float(np.polyfit(x, mb, 1)[0]) for x in (at / 60, millions))
+        lowest, highest = float(mb.min()), float(mb.max())
+        print(f"second half: {lowest:,.1f} to {highest:,.1f} MB, {by_hour:+,.2f} MB per hour, {by_million:+.4f} per million")
 
 
 def compare(config: RunConfig, folder: Path, requests: int, turns: int) -> tuple[dict[str, list[Took]], int, Profile]:
@@ -206,6 +218,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--laps", type=int, default=0, help="a long stream of so many laps instead, and its memory")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end the long stream after so many")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--profile", action="store_true", help="where the time of the replays from samples went")
     parser.add_argument("--json", action="store_true")
@@ -222,7 +235,7 @@ def main() -> None:
         if options.laps:
             with open_log(folder) as log:
                 blocks = in_memory(open_source(log, config.join, Profile()), config, requests)
-            long_stream(config, blocks, options.laps)
+            long_stream(config, blocks, options.laps, options.minutes)
             return
         took, n_impressions, profile = compare(config, folder, requests, options.turns)
     result = {

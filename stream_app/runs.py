@@ -237,10 +237,10 @@ class RunFolder:
         """Return the checkpoint to go on from, None where the run got to none; metrics and order after it are cut off.
 
         Raises:
-            CheckpointError: it is damaged; the message says what to do.
+            CheckpointError: it is damaged, or of a version whose models cannot go on here; the message says what to do.
         """
         path = latest(self.path / CHECKPOINTS)
-        checkpoint = None if path is None else load(path)
+        checkpoint = None if path is None else load(path, learn=True)
         extra: Mapping[str, Any] = {} if checkpoint is None else checkpoint.extra
         for file, length in ((self._metrics, "metrics_bytes"), (self._order, "order_bytes")):
             if file is not None:

@@ -230,8 +230,9 @@ def _take_base(base: Path, schema: SampleSchema, entrants: Sequence[Entrant], it
         RunError: it knows other models.
         SampleError: it learned other samples.
         VectorError: its vectors are of another length.
+        CheckpointError: it cannot be read, or is of a version whose models cannot go on here.
     """
-    checkpoint = load(base)
+    checkpoint = load(base, learn=True)
     if checkpoint.extra["generation"] != schema.generation:
         raise SampleError(
             f"--from-run: it learned samples of generation {checkpoint.extra['generation']}, these are of {schema.generation}: "
@@ -331,7 +332,7 @@ def repeat(log: Log, run: Path) -> Repeated:
     path = latest(run / CHECKPOINTS) if is_run(run) else None
     if path is None or not (run / ORDER).is_file():
         raise RunError(f"{str(run)!r} is no training run with a checkpoint and a recorded order: there is nothing to repeat")
-    config, checkpoint, topic = RunFolder.config_of(run), load(path), log.topic(SAMPLES)
+    config, checkpoint, topic = RunFolder.config_of(run), load(path, learn=True), log.topic(SAMPLES)
     schema = sample_schema(config.join, topic.n_partitions)
     set_threads(config)
     items = item_vectors(log, config, live=True)

@@ -13,7 +13,10 @@ import msgspec
 from learners.checkpoint.errors import CheckpointError
 from learners.checkpoint.tensors import Written
 
-FORMAT = 1
+FORMAT = 2
+INITIALISATION = 2
+"""How a table makes the first vector of an id (``EmbeddingTable.seed_of``, ``probing.initial``); raise it with each change, for
+a table that went on would hold vectors of both kinds. 1, where a manifest does not say, was keyed by the model's name too."""
 MANIFEST = "manifest.json"
 
 
@@ -43,6 +46,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Groups of ``arrays``, the empty ones too."""
     marks: dict[str, dict[int, int]]
     extra: dict[str, Any]
+    initialisation: int = 1
+    """:data:`INITIALISATION` of the Freshet that learned the models."""
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

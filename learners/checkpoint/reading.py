@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from learners.checkpoint.errors import CheckpointError
 from learners.checkpoint.layout import way_out
-from learners.checkpoint.manifest import Manifest, read_manifest
+from learners.checkpoint.manifest import INITIALISATION, Manifest, read_manifest
 from learners.checkpoint.tensors import read_tensors
 
 State = dict[str, npt.NDArray[Any]]
@@ -27,19 +27,33 @@ class Checkpoint(NamedTuple):
     extra: dict[str, Any]
     digests: dict[str, str]
     """``digest(state)`` per model."""
+    initialisation: int
+    """:data:`learners.checkpoint.manifest.INITIALISATION` of the Freshet that learned the models."""
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path, *, learn: bool = False) -> Checkpoint:
     """Return the checkpoint in the folder ``path``; its arrays are writable and its own.
 
+    Args:
+        path: the folder.
+        learn: whether its models are to learn on, rather than to be looked at.
+
     Raises:
-        CheckpointError: a file is missing, truncated or damaged, or a newer Freshet wrote it. The message names the file, and
-            another checkpoint that is intact.
+        CheckpointError: a file is missing, truncated or damaged, or a newer Freshet wrote it: the message names the file, and
+            another checkpoint that is intact. Or the models are to learn on, and this Freshet would give new ids first vectors
+            of another kind than those that they know.
     """
     try:
-        return _load(path)
+        checkpoint = _load(path)
     except CheckpointError as error:
         raise CheckpointError(f"{error}. {way_out(path.parent, path)}") from error
+    if learn and checkpoint.initialisation != INITIALISATION:
+        raise CheckpointError(
+            f"{path} is of a Freshet that gave new ids other first vectors (initialisation {checkpoint.initialisation}, this "
+            f"one has {INITIALISATION}): a model that went on would be a mixture. Replay its log into a new run folder, or let "
+            "the Freshet that wrote it go on"
+        )
+    return checkpoint
 
 
 def _load(path: Path) -> Checkpoint:
@@ -52,6 +66,7 @@ def _load(path: Path) -> Checkpoint:
         marks=manifest.marks,
         extra=manifest.extra,
         digests={name: file.sha256 for name, file in manifest.models.items()},
+        initialisation=manifest.initialisation,
     )
 
 

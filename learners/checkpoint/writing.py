@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from learners.checkpoint.errors import CheckpointError
 from learners.checkpoint.layout import LATEST, free_name, remove_old, remove_unfinished, sync_folder, write_durably
-from learners.checkpoint.manifest import FORMAT, MANIFEST, File, Manifest, encode_manifest
+from learners.checkpoint.manifest import FORMAT, INITIALISATION, MANIFEST, File, Manifest, encode_manifest
 from learners.checkpoint.tensors import write_tensors
 
 State = Mapping[str, npt.NDArray[Any]]
@@ -85,6 +85,7 @@ def save(
             groups=list(arrays),
             marks={name: {int(partition): int(seq) for partition, seq in of.items()} for name, of in marks.items()},
             extra=dict(extra),
+            initialisation=INITIALISATION,
         )
         on_step(3)
         write_durably(saving / MANIFEST, encode_manifest(manifest))

@@ -78,7 +78,10 @@ class EmbeddingTable:
 
     @staticmethod
     def seed_of(name: str, seed: int) -> int:
-        """Return the key of a table's initial vectors and draws, 63 bits."""
+        """Return the key of a table's initial vectors and draws, 63 bits.
+
+        It is part of what a checkpoint means: with a change, ``learners.checkpoint.manifest.INITIALISATION`` is raised.
+        """
         table = name.rpartition("/")[2]
         return int.from_bytes(hashlib.sha256(f"{table}\0{seed}".encode()).digest()[:8], "little") >> 1
 

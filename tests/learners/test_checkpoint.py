@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from learners.checkpoint import CheckpointError, checkpoints, digest, latest, load, point_to, save
-from learners.checkpoint.manifest import FORMAT, encode_manifest, read_manifest
+from learners.checkpoint.manifest import FORMAT, INITIALISATION, encode_manifest, read_manifest
 from learners.checkpoint.tensors import read_tensors, write_tensors
 
 State = dict[str, npt.NDArray[Any]]
@@ -247,6 +248,28 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     (path / "manifest.json").write_bytes(encode_manifest(type(whole)(**newer)))
     with pytest.raises(CheckpointError, match=f"has format {FORMAT + 1}, this Freshet reads up to {FORMAT}: update Freshet"):
         load(path)
+
+
+def as_of_format_1(path: Path) -> None:
+    """Make a checkpoint one of the first format, which does not say how first vectors were made."""
+    body = json.loads((path / "manifest.json").read_text())["manifest"]
+    del body["initialisation"]
+    body["format"] = 1
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    (path / "manifest.json").write_text(json.dumps({"sha256": hashlib.sha256(canonical).hexdigest(), "manifest": body}))
+
+
+def test_models_of_other_first_vectors_are_looked_at_and_do_not_learn_on(tmp_path: Path) -> None:
+    save_some(tmp_path, 1)
+    path = save_some(tmp_path, 2)
+    assert load(path, learn=True).initialisation == INITIALISATION
+    as_of_format_1(path)
+    before = load(path)
+    assert before.initialisation == 1
+    assert digest(before.models["egin"]) == digest(state(2))
+    with pytest.raises(CheckpointError, match=r"first vectors.*Replay its log into a new run folder") as refused:
+        load(path, learn=True)
+    assert "is intact" not in str(refused.value), "another checkpoint of the run is no way out"
 
 
 def test_the_manifest_is_for_people_too(tmp_path: Path) -> None:

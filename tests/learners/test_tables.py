@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from learners.checkpoint.manifest import INITIALISATION
 from learners.tables import CountTable, EmbeddingTable, TableConfig
 from learners.tables.index import RowIndex
 from learners.tables.update import rowwise_adagrad, rowwise_adagrad_torch
@@ -86,6 +87,19 @@ def test_a_batch_larger_than_the_table_is_refused() -> None:
     table = EmbeddingTable("t", TableConfig(dim=2, max_rows=4))
     with pytest.raises(ValueError, match="max_rows = 4 is smaller than one batch needs; raise max_rows"):
         table.gather(keys(1, 2, 3, 4), learn=True)
+
+
+def test_first_vectors_are_those_that_checkpoints_know() -> None:
+    """Models on disk learn on with them: whoever changes these figures raises INITIALISATION."""
+    table = EmbeddingTable("egin/item", TableConfig(dim=3, initial_scale=0.5), seed=7)
+    first = table.gather(keys(1, -5)).weight
+    assert (INITIALISATION, EmbeddingTable.seed_of("egin/item", 7)) == (2, 4649805523671741833)
+    assert first.numpy() == pytest.approx(
+        np.array([[0.34465870, -0.05853872, 0.45780322], [0.20290312, 0.02332277, -0.26517108]]), abs=1e-7
+    )
+    assert torch.equal(
+        first, EmbeddingTable("din/item", TableConfig(dim=3, initial_scale=0.5), seed=7).gather(keys(1, -5)).weight
+    )
 
 
 @given(first=KEYS, second=KEYS)

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from learners.checkpoint import digest, latest, load
+from learners.checkpoint import CheckpointError, digest, latest, load
+from learners.checkpoint.manifest import INITIALISATION, MANIFEST, encode_manifest, read_manifest
 from learners.learner import Learner, Scores, State, Stats
 from learners.metrics import MetricOptions
 from learners.samples import SampleBlock, SampleError
@@ -311,6 +312,20 @@ def test_other_samples_of_the_same_generation_are_told_apart(make_block: Make, t
         run(with_other_requests(topic), config, folder)
     with RunFolder.open(tmp_path / "run") as folder, pytest.raises(SampleError, match="ends at block 4, and had 13 when"):
         run(topic_of(make_block, 64), config, folder)
+
+
+def test_a_run_of_other_first_vectors_does_not_go_on(make_block: Make, tmp_path: Path) -> None:
+    topic, config = topic_of(make_block), config_of(window_ms=50)
+    with RunFolder.create(tmp_path / "run", config) as folder:
+        run(topic, config, folder, 20)
+    newest = latest(tmp_path / "run" / CHECKPOINTS)
+    assert newest is not None
+    older = msgspec.structs.replace(read_manifest(newest), initialisation=INITIALISATION - 1)
+    (newest / MANIFEST).write_bytes(encode_manifest(older))
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with RunFolder.open(tmp_path / "run") as folder, pytest.raises(CheckpointError, match="other first vectors"):
+        run(topic, config, folder)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics, "the Freshet that wrote it can still go on"
 
 
 def test_a_run_folder_is_one_runs(tmp_path: Path) -> None:
