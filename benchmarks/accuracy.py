@@ -4,6 +4,8 @@
     python benchmarks/accuracy.py globo-all --data DIR        (all 3 M clicks as one stream, candidates drawn)
     python benchmarks/accuracy.py trivago --data DIR
     python benchmarks/accuracy.py trivago-vw --data DIR       (Vowpal Wabbit beside; needs the extra "bench")
+    python benchmarks/accuracy.py trivago-parts --data DIR    (the sweep over what lies between EGIN and Vowpal Wabbit)
+    python benchmarks/accuracy.py globo-vw --data DIR         (Vowpal Wabbit beside)
     python benchmarks/accuracy.py generator --requests 200000
 
 Each prints a table of means over the seeds with their spread, and the difference to the first model with its paired interval
@@ -23,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+
+from benchmarks.curves import print_table
 
 FRESHET = [sys.executable, "-m", "stream_app.cli"]
 CONFIGS = Path(__file__).parent / "configs"
@@ -71,6 +75,19 @@ def trivago_vw(data: Path, log: Path) -> tuple[list[object], list[str]]:
     return ["--config", CONFIGS / "trivago_vw.toml", *options[2:]], ["egin", "last_clicked", "vw", "vw-tuned", "egin-defaults"]
 
 
+def globo_vw(data: Path, log: Path) -> tuple[list[object], list[str]]:
+    options, _ = globo(data, log)
+    return ["--config", CONFIGS / "globo_vw.toml", *options[2:]], ["egin", "vw"]
+
+
+def trivago_parts(data: Path, log: Path) -> None:
+    """Run the sweep and print its table as Markdown."""
+    trivago(data, log)
+    folder = log.with_name(f"{log.name}-sweep")
+    freshet("sweep", CONFIGS.parent / "sweeps" / "trivago_parts.toml", "--log", log, "--out", folder, "--jobs", 1)
+    print_table(json.loads((folder / "results.json").read_text()))
+
+
 def bring_in_vowpal(folder: Path) -> None:
     """Let the commands find ``benchmarks.vowpal`` as a model from outside: by the entry point of a package."""
     package = folder / "freshet_vw-0.dist-info"
@@ -96,6 +113,9 @@ def fifth_part(requests: Path) -> int:
     return int(times[len(times) * 4 // 5])
 
 
+REAL = {"globo": globo, "globo-all": globo_all, "globo-vw": globo_vw, "trivago": trivago, "trivago-vw": trivago_vw}
+
+
 def table(results: list[dict[str, Any]], title: str) -> None:
     first = results[0]
     print(f"\n{title}, {len(results)} seed(s); {first['evaluation']}")
@@ -119,9 +139,7 @@ def cell(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "log", choices=["globo", "globo-all", "trivago", "trivago-vw", "generator"], nargs="?", default="generator"
-    )
+    parser.add_argument("log", choices=[*REAL, "trivago-parts", "generator"], nargs="?", default="generator")
     parser.add_argument("--data", type=Path, help="folder of the real logs")
     parser.add_argument("--work", type=Path, help="folder for logs, kept; a temporary one by default")
     parser.add_argument("--seeds", type=int, default=1)
@@ -133,14 +151,16 @@ def main() -> None:
     if options.log != "generator" and options.data is None:
         parser.error(f"{options.log} needs --data DIR, the folder of the real logs")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = (options.work or Path(temporary)) / options.log
+        folder = (options.work or Path(temporary)) / options.log.removesuffix("-vw").removesuffix("-parts")
+        if options.log.endswith(("-vw", "-parts")):
+            bring_in_vowpal(Path(temporary))
+        if options.log == "trivago-parts":
+            trivago_parts(options.data, folder)
+            return
         if options.log == "generator":
             arguments, models = generator(5_000 if options.quick else options.requests, folder)
         else:
-            make = {"globo": globo, "globo-all": globo_all, "trivago": trivago, "trivago-vw": trivago_vw}[options.log]
-            if options.log == "trivago-vw":
-                bring_in_vowpal(Path(temporary))
-            arguments, models = make(options.data, folder)
+            arguments, models = REAL[options.log](options.data, folder)
         arguments += ["--threads", options.threads]
         results = replays(folder, options.model or models, options.seeds, *arguments)
     table(results, options.log)

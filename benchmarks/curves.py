@@ -77,14 +77,12 @@ def main() -> None:
 
 def print_table(results: dict[str, Any]) -> None:
     """Print a sweep as Markdown."""
-    print("| variant | AUC | difference, 95% paired | gAUC | log loss | impressions/s |\n|---|---|---|---|---|---|")
+    print("| variant | AUC | difference, 95% paired | gAUC | log loss | MRR |\n|---|---|---|---|---|---|")
     for name, entry in results["variants"].items():
-        auc, gauc, loss, rate = (
-            entry["figures"][figure]["mean"] for figure in ("auc", "gauc", "log_loss", "impressions_per_s")
-        )
+        auc, gauc, loss, mrr = (entry["figures"][figure]["mean"] for figure in ("auc", "gauc", "log_loss", "mrr"))
         difference = entry.get("difference", {}).get("auc")
         shown = "" if difference is None else "{:+.4f} [{:+.4f}, {:+.4f}]".format(*difference)
-        print(f"| {name} | {auc:.4f} | {shown} | {gauc:.4f} | {loss:.4f} | {rate:,.0f} |".replace("0.", "."))
+        print(f"| {name} | {auc:.4f} | {shown} | {gauc:.4f} | {loss:.4f} | {mrr:.4f} |".replace("0.", "."))
 
 
 def curve(name: str, found: dict[tuple[str, str], Any]) -> dict[str, Any] | None:
