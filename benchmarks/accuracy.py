@@ -1,6 +1,7 @@
 """What the models reach: Globo, trivago and the generator, through the commands that people run, over several seeds.
 
     python benchmarks/accuracy.py globo --data DIR --seeds 3
+    python benchmarks/accuracy.py globo-parts --data DIR      (EGIN's ablations and options)
     python benchmarks/accuracy.py globo-all --data DIR        (all 3 M clicks as one stream, candidates drawn)
     python benchmarks/accuracy.py trivago --data DIR
     python benchmarks/accuracy.py trivago-vw --data DIR       (Vowpal Wabbit beside; needs the extra "bench")
@@ -53,6 +54,12 @@ def globo(data: Path, log: Path) -> tuple[list[object], list[str]]:
     return ["--config", CONFIGS / "globo.toml", "--score-from", fifth_part(requests)], ["egin", "din", "dnn", "trend"]
 
 
+def globo_parts(data: Path, log: Path) -> tuple[list[object], list[str]]:
+    options, _ = globo(data, log)
+    variants = ["all-edges", "no-positions", "place-bias", "alpha-1", "graph-table-only", "no-graph"]
+    return options, ["egin", *(f"egin-{variant}" for variant in variants), "din", "dnn", "dnn-mean-only"]
+
+
 def globo_all(data: Path, log: Path) -> tuple[list[object], list[str]]:
     clicks = data / "globo_clicks.parquet"
     if not log.exists():
@@ -77,7 +84,8 @@ def trivago_vw(data: Path, log: Path) -> tuple[list[object], list[str]]:
 
 def globo_vw(data: Path, log: Path) -> tuple[list[object], list[str]]:
     options, _ = globo(data, log)
-    return ["--config", CONFIGS / "globo_vw.toml", *options[2:]], ["egin", "vw"]
+    models = ["egin", "egin-no-graph", "egin-place-bias", "din", "dnn", "vw"]
+    return ["--config", CONFIGS / "globo_vw.toml", *options[2:]], models
 
 
 def trivago_parts(data: Path, log: Path) -> None:
@@ -109,11 +117,22 @@ def generator(requests: int, log: Path) -> tuple[list[object], list[str]]:
 
 def fifth_part(requests: Path) -> int:
     """Return the time of the first request of the last fifth, UTC ms."""
-    times = pq.read_table(requests, columns=["ts"])["ts"].to_pylist()
-    return int(times[len(times) * 4 // 5])
+    return time_of(requests, pq.read_metadata(requests).num_rows * 4 // 5)
 
 
-REAL = {"globo": globo, "globo-all": globo_all, "globo-vw": globo_vw, "trivago": trivago, "trivago-vw": trivago_vw}
+def time_of(requests: Path, at: int) -> int:
+    """Return the time of a request, UTC ms."""
+    return int(pq.read_table(requests, columns=["ts"])["ts"].to_pylist()[at])
+
+
+REAL = {
+    "globo": globo,
+    "globo-parts": globo_parts,
+    "globo-all": globo_all,
+    "globo-vw": globo_vw,
+    "trivago": trivago,
+    "trivago-vw": trivago_vw,
+}
 
 
 def table(results: list[dict[str, Any]], title: str) -> None:
@@ -144,6 +163,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for logs, kept; a temporary one by default")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--requests", type=int, default=200_000, help="of the generator")
+    parser.add_argument("--last", type=int, default=0, help="begin so many requests before the end (globo, trivago); 0: all")
     parser.add_argument("--model", action="append", help="instead of the usual ones; repeatable")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="the generator with few requests")
@@ -152,7 +172,7 @@ def main() -> None:
         parser.error(f"{options.log} needs --data DIR, the folder of the real logs")
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.work or Path(temporary)) / options.log.removesuffix("-vw").removesuffix("-parts")
-        if options.log.endswith(("-vw", "-parts")):
+        if options.log in ("globo-vw", "trivago-vw", "trivago-parts"):
             bring_in_vowpal(Path(temporary))
         if options.log == "trivago-parts":
             trivago_parts(options.data, folder)
@@ -162,6 +182,8 @@ def main() -> None:
         else:
             arguments, models = REAL[options.log](options.data, folder)
         arguments += ["--threads", options.threads]
+        if options.last:
+            arguments += ["--from", time_of(options.data / f"{folder.name}_requests.parquet", -options.last)]
         results = replays(folder, options.model or models, options.seeds, *arguments)
     table(results, options.log)
     for name, found in results[0].get("slices", {}).items():

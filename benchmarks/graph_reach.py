@@ -167,11 +167,26 @@ def show_reach(blocks: list[SampleBlock], first: int) -> None:
         print(f"{name:12}{own + out + reached:10,}{own / (own + out + reached):16.1%}{reached / (out + reached):25.1%}")
 
 
+def show_gain(config: RunConfig, blocks: list[SampleBlock], first: int, seeds: int) -> None:
+    """Print what EGIN gains by its graph on the last blocks."""
+    before = np.array([*clicked_before(blocks[first:])])
+    users = np.concatenate([block.column("user") for block in blocks[first:]])
+    found = []
+    for seed in range(seeds):
+        seeded = msgspec.structs.replace(config, replay=msgspec.structs.replace(config.replay, seed=seed))
+        aucs = request_aucs(seeded, blocks, first)
+        found.append(aucs["egin"] - aucs["egin-no-graph"])
+    differences = np.mean(found, axis=0)
+    for name, chosen in (("all", before | ~before), ("clicked item in the history", before), ("not in it", ~before)):
+        gain = gain_of(np.where(chosen, differences, np.nan), users)
+        print(f"gain in gAUC, {name:28}{gain.mean:+.4f} ± {1.96 * gain.error:.4f}   {gain.requests:,} requests")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", type=Path, required=True, help="a joined log")
     parser.add_argument("--config", type=Path, required=True, help="has the models egin and egin-no-graph")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="0: how far the graph reaches, without the gain")
     options = parser.parse_args()
     torch.set_num_threads(1)
     flags = {"models": MODELS, "eval": "immediate", "threads": 1}
@@ -181,17 +196,8 @@ def main() -> None:
         blocks = in_memory(open_source(log, config.join, Profile()), config, 1 << 62)
     first = len(blocks) * 4 // 5
     show_reach(blocks, first)
-    before = np.array([*clicked_before(blocks[first:])])
-    users = np.concatenate([block.column("user") for block in blocks[first:]])
-    found = []
-    for seed in range(options.seeds):
-        seeded = msgspec.structs.replace(config, replay=msgspec.structs.replace(config.replay, seed=seed))
-        aucs = request_aucs(seeded, blocks, first)
-        found.append(aucs["egin"] - aucs["egin-no-graph"])
-    differences = np.mean(found, axis=0)
-    for name, chosen in (("all", before | ~before), ("clicked item in the history", before), ("not in it", ~before)):
-        gain = gain_of(np.where(chosen, differences, np.nan), users)
-        print(f"gain in gAUC, {name:28}{gain.mean:+.4f} ± {1.96 * gain.error:.4f}   {gain.requests:,} requests")
+    if options.seeds:
+        show_gain(config, blocks, first, options.seeds)
 
 
 if __name__ == "__main__":

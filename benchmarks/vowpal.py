@@ -17,7 +17,7 @@ Those that a log does not know are left out. Needs the extra ``bench``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -56,10 +56,19 @@ class VowpalWabbit(Learner):
 
     def learn(self, block: SampleBlock) -> Stats:
         """Learn each candidate, in order."""
-        labels = block.ragged("candidate.label").values
-        for label, line in zip(labels.tolist(), self._lines(block), strict=True):
-            self._vw.learn(f"{1 if label else -1} {line}")
+        self._learn(block, self._lines(block))
         return {}
+
+    def predict_learn(self, block: SampleBlock) -> tuple[Scores, Stats]:
+        """Score all of a block, then learn it; its lines are written once."""
+        lines = [*self._lines(block)]
+        scores = np.array([self._vw.predict(line) for line in lines], np.float32)
+        self._learn(block, lines)
+        return scores, {}
+
+    def _learn(self, block: SampleBlock, lines: Iterable[str]) -> None:
+        for label, line in zip(block.ragged("candidate.label").values.tolist(), lines, strict=True):
+            self._vw.learn(f"{1 if label else -1} {line}")
 
     def _lines(self, block: SampleBlock) -> Iterator[str]:
         schema, given = block.schema, self.config.namespaces
