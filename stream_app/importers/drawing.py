@@ -35,8 +35,8 @@ class DrawOptions(ImportOptions, frozen=True, forbid_unknown_fields=True, kw_onl
     n_negatives: int = 9
     """Candidates beside the clicked one."""
     remembered: int = 4_000_000
-    """What a user clicked is not drawn for them, for so many of the newest clicks of all users; bounds the memory: 32 to 64 bytes
-    each (134 MB for the default), half of that where the file has no more rows."""
+    """What a user clicked is not drawn for them, for so many of the newest clicks of all users; bounds the memory: 32 to 64
+    bytes each (134 MB for the default), half of that where the file has no more rows."""
 
     def __post_init__(self) -> None:
         for name, least in (("window", 1), ("warm_up", 0), ("n_negatives", 1), ("remembered", 1)):
