@@ -1,6 +1,7 @@
 """The page of a long run: its size, what writing it costs, and how long a browser takes to open it.
 
     python benchmarks/page.py [--run RUN] [--requests 3000000] [--window 1000] [--turns 5]
+    python benchmarks/page.py --quick
 
 What RUN's folder holds is stretched: its windows of figures again and again, later each time, until there is one for every so
 many of the requests, and a checkpoint for each. All else on a page is bounded whatever the length. Without --run a run of the
@@ -46,11 +47,13 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=3_000_000)
     parser.add_argument("--window", type=int, default=1_000, help="requests in a window of figures")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="a short demo, opened once, to see that it runs")
     given = parser.parse_args()
+    given.turns = 1 if given.quick else given.turns
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         long = folder / "long"
-        stretch(given.run or demo(folder), long, given.requests // given.window)
+        stretch(given.run or demo(folder, 500 if given.quick else 2_000), long, given.requests // given.window)
         began = time.process_time()
         write_page(long)
         wrote = time.process_time() - began
@@ -61,9 +64,9 @@ def main() -> None:
         show_opening(page, folder, given.turns)
 
 
-def demo(folder: Path) -> Path:
+def demo(folder: Path, n_requests: int) -> Path:
     named = [word for model in MODELS for word in ("--model", model)]
-    if freshet(["demo", "--requests", "2000", *named, "--folder", str(folder / "demo")]):
+    if freshet(["demo", "--requests", str(n_requests), *named, "--folder", str(folder / "demo")]):
         raise SystemExit("the demo failed")
     return folder / "demo" / "run"
 
