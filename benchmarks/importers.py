@@ -2,6 +2,7 @@
 
     python benchmarks/importers.py [--rows 1000000] [--only rows.csv]
     python benchmarks/importers.py --full --only taobao        # ten million rows
+    python benchmarks/importers.py --rows 5000000 --only taobao --remembered 1000000
 
 Memory is the growth of the process's peak from a tenth of the work to all of it, and from its half (late), which bounded memory
 keeps near 0: each case runs in a process of its own, and ``MB by tenths`` shows the way there. Globo and trivago need the real
@@ -33,6 +34,7 @@ import pyarrow.parquet as pq
 
 from stream_app.importers.globo import GloboOptions
 from stream_app.importers.mapping import RowsOptions
+from stream_app.importers.registry import importer_kind
 from stream_app.importers.report import ImportReport
 from stream_app.importers.run import run_import
 from stream_app.simulate.options import SimulateOptions
@@ -52,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the made logs; a tenth as many requests elsewhere")
     parser.add_argument("--only", choices=CASES)
+    parser.add_argument("--remembered", type=int, help="clicks that are remembered, where candidates are drawn")
     parser.add_argument("--here", action="store_true", help="run the one case in this process")
     parser.add_argument("--quick", action="store_true", help="little data, to see that it runs")
     parser.add_argument("--full", action="store_true", help="ten million rows")
@@ -59,7 +62,7 @@ def main() -> None:
     if given.quick or given.full:
         given.rows = 10_000_000 if given.full else 200_000 if given.only in PUBLIC else 20_000
     if given.here:
-        print(json.dumps(measure(given.only, given.rows)))
+        print(json.dumps(measure(given.only, given.rows, given.remembered)))
         return
     print(
         f"{'case':14}{'rows':>11}{'events':>11}{'rows/CPU s':>13}{'rows/s':>10}{'peak MB':>9}{'growth MB':>11}{'late MB':>9}"
@@ -67,6 +70,7 @@ def main() -> None:
     )
     for case in [given.only] if given.only else CASES:
         command = [sys.executable, __file__, "--here", "--only", case, "--rows", str(given.rows)]
+        command += [] if given.remembered is None else ["--remembered", str(given.remembered)]
         done = subprocess.run(
             command, capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
         )
@@ -83,7 +87,7 @@ def show(case: str, found: dict[str, Any]) -> None:
     print(f"{'':14}MB by tenths: {' '.join(f'{peak:,.0f}' for peak in found['tenths'])}", flush=True)
 
 
-def measure(case: str, n_rows: int) -> dict[str, Any]:
+def measure(case: str, n_rows: int, remembered: int | None) -> dict[str, Any]:
     """Run one case; ``rows`` are rows of the source, and for the generator candidates."""
     peaks: list[tuple[float, float]] = []
 
@@ -92,7 +96,7 @@ def measure(case: str, n_rows: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        arguments = prepare(case, folder, n_rows)
+        arguments = prepare(case, folder, n_rows, remembered)
         wall, cpu = time.perf_counter(), time.process_time()
         with EmbeddedLog(folder / "log") as log:
             report, rows = arguments(log, on_progress)
@@ -133,7 +137,7 @@ def read_plainly(path: Path, n_rows: int) -> dict[str, float]:
     return found if path.suffix == ".dat" else {"arrow": n_rows / arrow, **found}
 
 
-def prepare(case: str, folder: Path, n_rows: int) -> Any:
+def prepare(case: str, folder: Path, n_rows: int, remembered: int | None) -> Any:
     """Return what runs the case on a log: it gives the report and the rows read."""
     kind, _, variant = case.partition(".")
     if kind == "rows":
@@ -144,7 +148,8 @@ def prepare(case: str, folder: Path, n_rows: int) -> Any:
     if kind in PUBLIC:
         path = folder / PUBLIC[kind]
         write_in_a_process_of_its_own(path, n_rows)
-        return lambda log, progress: (run_import(kind, [path], log, None, on_progress=progress), n_rows)
+        chosen = importer_kind(kind).read_options({} if remembered is None else {"remembered": remembered})
+        return lambda log, progress: (run_import(kind, [path], log, None, chosen, on_progress=progress), n_rows)
     if kind == "globo":
         given = str(DATA / "globo_requests.parquet") if variant else None
         files, limit = [DATA / "globo_clicks.parquet"], n_rows // 10

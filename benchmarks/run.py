@@ -26,7 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SCRIPTS = (
     *("joiner", "topics", "replay", "step", "peers", "tables", "graph", "queues", "growth", "limit"),
-    *("metrics", "slices", "trainer", "worker", "importers"),
+    *("metrics", "slices", "page", "trainer", "worker", "importers"),
 )
 LEARNER = ("step", "peers", "tables", "graph", "queues", "growth", "limit")
 SLOW = ("accuracy", "live", "semi")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -35,6 +35,9 @@ class ImportState(msgspec.Struct, kw_only=True):
     """Ends of the raw topics that existed when the import began."""
     report: ImportReport | None = None
     """Set when the import is done."""
+    options: dict[str, Any] | None = None
+    """Those that are not at their defaults; None was written by a version that did not keep them."""
+    limit: int | None = None
 
 
 class Book(Protocol):

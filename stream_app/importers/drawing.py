@@ -35,8 +35,8 @@ class DrawOptions(ImportOptions, frozen=True, forbid_unknown_fields=True, kw_onl
     n_negatives: int = 9
     """Candidates beside the clicked one."""
     remembered: int = 4_000_000
-    """What a user clicked is not drawn for them, for so many of the newest clicks of all users; bounds the memory (at most 64
-    bytes each)."""
+    """What a user clicked is not drawn for them, for so many of the newest clicks of all users; bounds the memory: 32 to 64
+    bytes each (134 MB for the default), half of that where the file has no more rows."""
 
     def __post_init__(self) -> None:
         for name, least in (("window", 1), ("warm_up", 0), ("n_negatives", 1), ("remembered", 1)):
@@ -92,9 +92,10 @@ class Drawn:
     Args:
         options: of the draws; one generator for the whole log, so a request depends on all before it.
         tally: counts clicks for which too few candidates are left.
+        n_clicks: of the whole log at most: memory is taken for as many at once, and does not grow with them then.
     """
 
-    def __init__(self, options: DrawOptions, tally: Tally) -> None:
+    def __init__(self, options: DrawOptions, tally: Tally, n_clicks: int | None = None) -> None:
         self._rng = np.random.default_rng(options.seed)
         self._window, self._warm_up, self._n_negatives = options.window, options.warm_up, options.n_negatives
         self._tally = tally
@@ -103,7 +104,7 @@ class Drawn:
         self._n_clicks = 0
         self._n_requests = 0
         self._users = RecentKeys(options.remembered)
-        self._pairs = RecentKeys(options.remembered)
+        self._pairs = RecentKeys(options.remembered, n_clicks)
 
     def finished(self) -> bool:
         """Whether no later click can be a request."""

@@ -86,7 +86,7 @@ class GloboImport:
         options = self.options
         pages: Drawn | Given
         if options.candidates is None:
-            pages = Drawn(options, self.tally)
+            pages = Drawn(options, self.tally, self.total)
         else:
             pages = Given(Path(options.candidates))
         events: list[Event] = []

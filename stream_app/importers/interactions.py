@@ -66,7 +66,7 @@ class InteractionsImport:
         self.total = sum(path.stat().st_size for path in files)
         self._read, self._join = read, join
         self._draws = getattr(options, "candidates", "drawn") == "drawn"
-        self._drawn = Drawn(options, tally)
+        self._options, self._tally = options, tally
         self._request_ids = count()
         self._users, self._items = IdHashes("user"), IdHashes("item")
 
@@ -89,10 +89,11 @@ class InteractionsImport:
         with TimeSort() as sort:
             for done in self._sort_all(sort):
                 yield Chunk([], int(_READING * done))
+            drawn = Drawn(self._options, self._tally, sort.n_rows) if self._draws else None
             events: list[Event] = []
             left, n_rows = limit, 0
             for rows in sort.merged():
-                found, n_requests = self._events(rows, left)
+                found, n_requests = self._events(rows, left, drawn)
                 events += found
                 n_rows += rows.num_rows
                 done = int(self.total * (_READING + (1 - _READING) * n_rows / sort.n_rows))
@@ -115,14 +116,14 @@ class InteractionsImport:
         if not sort.n_rows:
             raise SourceError(f"{', '.join(path.name for path in self.files)}: there is no row that can be imported")
 
-    def _events(self, rows: pa.RecordBatch, limit: int | None) -> tuple[list[Event], int]:
+    def _events(self, rows: pa.RecordBatch, limit: int | None, drawn: Drawn | None) -> tuple[list[Event], int]:
         """Return the events of rows up to the ``limit``-th request, and how many requests there are."""
         users, items, kinds = (strings(rows.column(name)) for name in ("user", "item", "kind"))
         times, names = rows.column("ts").to_pylist(), rows.schema.names
         values = rows.column("value").to_pylist() if "value" in names else repeat(None)
         categories = strings(rows.column("category")) if "category" in names else [None] * len(users)
-        if self._draws:
-            at, pages, n_rows = self._drawn_pages(rows, users, times, items, categories, limit)
+        if drawn is not None:
+            at, pages, n_rows = self._drawn_pages(drawn, rows, users, times, items, categories, limit)
         else:
             n_rows = len(users) if limit is None else min(limit, len(users))
             at, pages = list(range(n_rows)), self._own_pages(users[:n_rows], times, items, categories)
@@ -143,6 +144,7 @@ class InteractionsImport:
 
     def _drawn_pages(
         self,
+        drawn: Drawn,
         rows: pa.RecordBatch,
         users: list[str],
         times: list[int],
@@ -158,12 +160,12 @@ class InteractionsImport:
         clicks = Clicks(
             np.array(users_of, np.int64), np.array(items_of, np.int64), rows.column("ts").to_numpy()[clicked], shown
         )
-        found = self._drawn.pages(clicks)
+        found = drawn.pages(clicks)
         at = clicked[found.of_click].tolist()
         n_rows = len(users)
         if limit is not None and len(at) >= limit:
             at, n_rows = at[:limit], at[limit - 1] + 1
-        self._drawn.count_too_few(int(np.count_nonzero(clicked[found.too_few] < n_rows)))
+        drawn.count_too_few(int(np.count_nonzero(clicked[found.too_few] < n_rows)))
         n_shown = found.shown.shape[1]
         each = (found.shown[: len(at), :, of].ravel().tolist() for of in range(2))
         listed = list(map(ImpressionItem, *each, cycle(range(n_shown))))

@@ -21,6 +21,7 @@ Source: F. Wu et al., "MIND: A Large-scale Dataset for News Recommendation", ACL
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain, groupby, repeat
@@ -42,6 +43,7 @@ _CLICK: Final = "click"
 _BEHAVIORS: Final = "behaviors.tsv is impression, user, time, history, list, by tabs"
 _NEWS: Final = "news.tsv is id, category, subcategory, title, abstract, url and two lists of entities, by tabs"
 _N_BEHAVIORS, _N_NEWS = 5, (3, 8)
+_LIST: Final = re.compile(r"\s*\S+-[01](?:\s+\S+-[01])*\s*")
 _DAY: Final = "%m/%d/%Y"
 _CLOCK: Final = "%I:%M:%S %p"
 _STEP_MS: Final = 1_000
@@ -221,13 +223,13 @@ def _why_not(request: str, user: str, time: str, items: str) -> int | tuple[str,
         ts = _ms(time)
     except ValueError:
         return "time", time, "is no time like 11/13/2019 8:36:57 AM"
-    shown = items.split()
-    if not shown:
+    if _LIST.fullmatch(items):
+        return ts
+    unlabelled = [item for item in items.split() if not _LIST.fullmatch(item)]
+    if not unlabelled:
         return "list", items, "is empty"
-    for item in shown:
-        if len(item) < 3 or not item.endswith(("-0", "-1")):
-            return "list", item, "is no item with its label, like N55689-1; the test set has no labels and cannot be imported"
-    return ts
+    why = "is no item with its label, like N55689-1; the test set has no labels and cannot be imported"
+    return "list", unlabelled[0], why
 
 
 def _ms(time: str) -> int:
@@ -252,7 +254,7 @@ def _shown(ts: int, user: str, request: str, items: str) -> Iterator[Event]:
     listed = items.split()
     names = [item[:-2] for item in listed]
     yield Impression(request, user, ts, list(map(ImpressionItem, names, repeat(None), range(len(names)))))
-    yield from (Action(user, item[:-2], ts, _CLICK, request) for item in listed if item[-1] == "1")
+    yield from [Action(user, item[:-2], ts, _CLICK, request) for item in listed if item[-1] == "1"]
 
 
 def _first_ts(rows: Iterator[Row]) -> tuple[int | None, Iterator[Row]]:

@@ -1,6 +1,7 @@
 """What a killed import needs to go on, kept in a book (:mod:`.books`): a folder of the log, or a topic of the cluster.
 
-1. The fingerprint names the source files (name, size, hashes of both ends), the importer, its options and the limit.
+1. The fingerprint names the source files (name, size, hashes of both ends), the importer, its options and the limit. Options at
+   their defaults are not in it: a version that has more options goes on with what an earlier one began.
 2. Before the first append the book gets the ends of all raw topics: the *base*.
 3. Batches are appended; nothing else is written.
 4. After the last append the book says that the import is done, with its report.
@@ -10,15 +11,18 @@ after 2: nothing is left out. After any append of 3: exactly what was appended i
 in their order and none twice, and an append is all or nothing. After 4: the report is returned. So what the log itself keeps is
 the progress, and nothing has to be kept in step with it. Each run claims the import first: when it counts, nothing of an
 earlier run is under way any more.
+
+Whether the events are the same, the fingerprint cannot say: another version may make others. So each partition's last record is
+compared with the event that takes its place (:class:`~stream_app.importers.writer.EventWriter`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -28,18 +32,51 @@ from stream_app.topics import Log
 from .books import Book, ImportState
 from .source import SourceError
 
-__all__ = ["begin", "fingerprint", "skips"]
+__all__ = ["Asked", "asked", "begin", "fingerprint", "skips"]
 
 _END_BYTES: Final = 1 << 20
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
-def fingerprint(kind: str, files: Sequence[Path], options: msgspec.Struct, limit: int | None) -> str:
+class Asked(NamedTuple):
+    """What an import is asked to do."""
+
+    kind: str
+    files: Sequence[Path]
+    options: dict[str, Any]
+    """Those that are not at their defaults, as JSON values."""
+    limit: int | None
+
+
+def asked(kind: str, files: Sequence[Path], options: msgspec.Struct, limit: int | None) -> Asked:
+    """Return what is asked."""
+    return Asked(kind, files, _not_default(options), limit)
+
+
+def _not_default(value: Any) -> Any:
+    """Return a value as JSON has it, without fields of structs that are at their defaults, by value and at any depth."""
+    if isinstance(value, msgspec.Struct):
+        fields = {
+            field.name: getattr(value, field.name) for field in msgspec.structs.fields(value) if not _is_default(field, value)
+        }
+        return {name: _not_default(each) for name, each in fields.items()}
+    if isinstance(value, Mapping):
+        return {str(key): _not_default(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_not_default(each) for each in value]
+    return msgspec.to_builtins(value, enc_hook=str)
+
+
+def _is_default(field: Any, of: msgspec.Struct) -> bool:
+    if field.default is not msgspec.NODEFAULT:
+        return bool(getattr(of, field.name) == field.default)
+    return field.default_factory is not msgspec.NODEFAULT and bool(getattr(of, field.name) == field.default_factory())
+
+
+def fingerprint(wanted: Asked) -> str:
     """Return the identity of an import: 16 hexadecimal digits."""
-    digest = hashlib.sha256(
-        msgspec.json.encode([_FORMAT, kind, limit, msgspec.to_builtins(options, enc_hook=str)], order="sorted")
-    )
-    for path in files:
+    digest = hashlib.sha256(msgspec.json.encode([_FORMAT, wanted.kind, wanted.limit, wanted.options], order="sorted"))
+    for path in wanted.files:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(_END_BYTES)
@@ -49,7 +86,7 @@ def fingerprint(kind: str, files: Sequence[Path], options: msgspec.Struct, limit
     return digest.hexdigest()[:16]
 
 
-def begin(book: Book, identity: str, kind: str, files: Sequence[Path], log: Log) -> tuple[ImportState, bool]:
+def begin(book: Book, identity: str, wanted: Asked, log: Log) -> tuple[ImportState, bool]:
     """Return the state of an import, and whether an earlier run had begun it.
 
     Raises:
@@ -63,12 +100,37 @@ def begin(book: Book, identity: str, kind: str, files: Sequence[Path], log: Log)
     for other, state in known.items():
         if state.report is None:
             raise SourceError(
-                f"the import of {', '.join(state.files) or state.kind} ({state.kind}) into this log was cut off: run it again "
-                f"with the same options to finish it, or use {book.place}. (It is {other} in `imports`)"
+                f"the import of {', '.join(state.files) or state.kind} ({state.kind}) into this log was cut off, and this is "
+                f"another one: {_differences(state, wanted)}. Run that one again to finish it, or use {book.place}. (It is "
+                f"{other} in `imports`)"
             )
-    state = ImportState(kind=kind, files=[file.name for file in files], base=_ends(log))
+    state = ImportState(
+        kind=wanted.kind,
+        files=[file.name for file in wanted.files],
+        base=_ends(log),
+        options=wanted.options,
+        limit=wanted.limit,
+    )
     book.save(log, identity, state)
     return state, False
+
+
+def _differences(begun: ImportState, wanted: Asked) -> str:
+    """Return in words how an import that was begun differs from what is asked."""
+    files = [file.name for file in wanted.files]
+    pairs: list[tuple[str, Any, Any]] = [("kind", begun.kind, wanted.kind)]
+    if begun.files != files:
+        pairs.append(("files", ", ".join(begun.files) or "none", ", ".join(files) or "none"))
+    if begun.options is None:
+        same = "".join(f"{name}: {then} then, {now} now; " for name, then, now in pairs if then != now)
+        return f"{same}it was begun by an earlier version of Freshet, which named imports in another way"
+    pairs.append(("limit", begun.limit, wanted.limit))
+    pairs += [
+        (f"option {name}", begun.options.get(name, "at its default"), wanted.options.get(name, "at its default"))
+        for name in sorted({*begun.options, *wanted.options})
+    ]
+    found = [f"{name}: {then} then, {now} now" for name, then, now in pairs if then != now]
+    return "; ".join(found) or "what is in the files has changed since"
 
 
 def skips(state: ImportState, log: Log, n_partitions: int, book: Book) -> dict[str, list[int]]:

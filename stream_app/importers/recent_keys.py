@@ -59,6 +59,15 @@ def _moved(slots: Int64s, n_slots: int) -> Int64s:
     return wider
 
 
+@numba.njit(cache=True, nogil=True)
+def _emptied(slots: Int64s, n_slots: int) -> Int64s:
+    """Return an empty table of so many slots: the given one where it has them, so that memory stays where it is."""
+    if len(slots) != n_slots:
+        return np.zeros(n_slots, np.int64)
+    slots[:] = 0
+    return slots
+
+
 class Keys(NamedTuple):
     """What :class:`RecentKeys` holds, as kernels take it."""
 
@@ -81,7 +90,7 @@ def remember(keys: Keys, key: int) -> Keys:
         return keys
     n_new = keys.n_new + 1
     if n_new >= keys.capacity:
-        return Keys(np.zeros(_FIRST_SLOTS, np.int64), keys.new, 0, keys.capacity)
+        return Keys(_emptied(keys.old, len(keys.new)), keys.new, 0, keys.capacity)
     if 2 * n_new > len(keys.new):
         return Keys(_moved(keys.new, 2 * len(keys.new)), keys.old, n_new, keys.capacity)
     return Keys(keys.new, keys.old, n_new, keys.capacity)
@@ -90,15 +99,29 @@ def remember(keys: Keys, key: int) -> Keys:
 class RecentKeys:
     """The newest keys: at least ``capacity`` different ones, at most twice as many.
 
-    Two tables: keys enter the new one; once it holds ``capacity`` keys, it becomes the old one, and what that held is gone.
-    Memory is at most 64 bytes per key of ``capacity``, and grows with the keys up to there.
+    Two tables: keys enter the new one; once it holds ``capacity`` keys, it becomes the old one, and what that held is gone. A
+    table takes 16 to 32 bytes for each key of ``capacity`` (8 bytes a slot, a power of two of slots, at most half of them in
+    use).
 
     Args:
         capacity: keys that are remembered for certain.
+        expected: different keys that may come. The tables have their last size at once, for as many keys or for ``capacity``,
+            and memory does not grow from then on. None: unknown, they double as keys come.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.keys = Keys(np.zeros(_FIRST_SLOTS, np.int64), np.zeros(_FIRST_SLOTS, np.int64), 0, capacity)
+    def __init__(self, capacity: int, expected: int | None = None) -> None:
+        n_new = n_old = _FIRST_SLOTS
+        while expected is not None and n_new < 2 * min(capacity, expected):
+            n_new *= 2
+        if expected is not None and expected >= capacity:
+            n_old = n_new
+        # full() writes, zeros() does not: the system gives a page when it is first written, for the old table half-way.
+        self.keys = Keys(np.full(n_new, 0, np.int64), np.full(n_old, 0, np.int64), 0, capacity)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables."""
+        return int(self.keys.new.nbytes + self.keys.old.nbytes)
 
     def add(self, key: int) -> None:
         """Remember a key that is well mixed and not 0."""

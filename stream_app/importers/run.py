@@ -14,7 +14,7 @@ from stream_app.topics import Log
 
 from .books import Book, FolderBook
 from .pace import Pace
-from .progress import begin, fingerprint, skips
+from .progress import asked, begin, fingerprint, skips
 from .registry import importer_kind
 from .report import ImportReport
 from .source import Importer, ImportOptions, Progress, SourceError, Tally
@@ -97,9 +97,10 @@ def write_source(
     chosen = book if book is not None or log_dir is None else FolderBook(log_dir / "imports")
     if chosen is None:
         return _write(job, EventWriter(log, partitions, {}, False, pace), on_progress)
-    identity = fingerprint(kind, source.inputs(), options, limit)
+    wanted = asked(kind, source.inputs(), options, limit)
+    identity = fingerprint(wanted)
     with chosen.claim(identity, log) as claimed:
-        state, resumed = begin(chosen, identity, kind, source.inputs(), claimed)
+        state, resumed = begin(chosen, identity, wanted, claimed)
         if state.report is not None:
             return msgspec.structs.replace(state.report, was_done=True)
         skip = skips(state, claimed, partitions, chosen) if resumed else {}

@@ -1,13 +1,13 @@
 """Raw events -> records of a log, in batches per partition.
 
 A log's records are a function of the events alone, so an import that was killed goes on by making the same events again
-and leaving out, per partition, as many records as it had appended (:mod:`.progress`).
+and leaving out, per partition, as many records as it had appended (:mod:`.progress`); the last of those is compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -71,6 +71,21 @@ class _Lane:
         self.skip[partition] -= 1
         self.left_to_skip -= 1
         return True
+
+    def check_last(self, partition: int, key: bytes, value: bytes) -> None:
+        """Refuse to go on where the last record that an earlier run left is not of the event that takes its place.
+
+        Another version of an importer may make other events of the same files and options. Times aside, which a pace sets.
+        """
+        last = self.topic.read(partition, self.topic.end(partition) - 1, max_records=1)[0]
+        found, wanted = (msgspec.json.decode(each, type=dict[str, Any]) | {"ts": 0} for each in (last.value, value))
+        if (last.key, found) != (key, wanted):
+            raise SourceError(
+                f"topic {self.topic.name!r}, partition {partition}: an earlier run of this import ended with "
+                f"{last.value[:200].decode(errors='replace')}, where this version of Freshet makes "
+                f"{value[:200].decode(errors='replace')}. Another version began it, whose events are others: import into a new "
+                "log folder"
+            )
 
     def flush(self, partition: int) -> None:
         messages = self.buffers[partition]
@@ -161,6 +176,8 @@ class EventWriter:
                 self.last_ts = ts
             lane.n_events += 1
             if skipped:
+                if not lane.skip[partition]:
+                    lane.check_last(partition, key, encode(event))
                 continue
             buffer = lane.buffers[partition]
             buffer.append(new(Message, (ts, key, encode(event))))  # in 0.4 of the time of Message(...)

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from stream_app.cli import main
+from stream_app.report.page import page
+from stream_app.report.run_data import read_run
 
 OFFLINE = ["--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9"]
 
 
-def opened(chromium: str, page: Path, profile: Path, *options: str, width: int = 1280) -> tuple[str, list[str]]:
+def opened(chromium: str, path: Path, profile: Path, *options: str, width: int = 1280) -> tuple[str, list[str]]:
     """Open a page; return the document after its scripts ran, and the lines of the console."""
     command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
     command += ["--enable-logging=stderr", f"--window-size={width},2000", "--virtual-time-budget=8000", *OFFLINE, *options]
-    done = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=100, check=True)
+    done = subprocess.run([*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=100, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
@@ -66,6 +68,30 @@ def test_several_runs_are_drawn_side_by_side(chromium: str, runs: Path, tmp_path
     assert console == []
     assert "All runs were scored on the same requests" in document
     assert "second/trend" in document
+
+
+def drawn(document: str, title: str) -> str:
+    found = re.search(rf'<svg[^>]*aria-label="{re.escape(title)}".*?</svg>', document, re.DOTALL)
+    assert found is not None, title
+    return found[0]
+
+
+def test_hours_are_in_order_and_lines_reach_over_windows_without_a_statistic(chromium: str, runs: Path, tmp_path: Path) -> None:
+    """A browser gives the key "10" of an object before "09"; losses come once in so many steps, windows may come faster."""
+    run = read_run(runs / "demo" / "run")
+    some = next(iter(run["slices"]["position"].values()))
+    run["slices"]["hour"] = dict.fromkeys(["00", "08", "09", "10", "23"], some)
+    egin = {name: (values * 9)[:9] for name, values in run["series"]["egin"].items()}
+    known = [0.5, None, None, 0.4, None, None, None, 0.3, None]
+    run["series"]["egin"] = egin | {"ts": [1_700_000_000_000 + 3_600_000 * n for n in range(9)], "loss.click": known}
+    run["series"]["din"] |= {"loss.click": [None] * len(run["series"]["din"]["ts"])}
+    out = tmp_path / "gaps.html"
+    out.write_text(page([run]))
+    document, console = opened(chromium, out, tmp_path / "profile")
+    assert console == []
+    assert re.findall(r">(\d\d)</text>", drawn(document, "By hour of the day (UTC)")) == ["00", "08", "09", "10", "23"]
+    lines = re.findall(r' d="(M[^"]*L[^"]*)"', drawn(document, "Click loss"))
+    assert [line.count("M") for line in lines if line.count("L") == 2] == [1], lines
 
 
 def test_a_picture_can_be_taken(chromium: str, runs: Path, tmp_path: Path) -> None:

@@ -342,9 +342,9 @@ def test_a_sort_in_runs_is_a_stable_sort(times: list[int], run_rows: int, batch_
     assert all(left[-1]["ts"] < right[0]["ts"] for left, right in pairwise(batches))
 
 
-@given(st.lists(st.integers(0, 30), max_size=200), st.integers(1, 12))
-def test_keys_are_forgotten_oldest_first_and_never_too_early(keys: list[int], capacity: int) -> None:
-    recent = RecentKeys(capacity)
+@given(st.lists(st.integers(0, 30), max_size=200), st.integers(1, 12), st.none() | st.integers(0, 40))
+def test_keys_are_forgotten_oldest_first_and_never_too_early(keys: list[int], capacity: int, expected: int | None) -> None:
+    recent = RecentKeys(capacity, expected)
     for at, key in enumerate(keys):
         recent.add(pair_key(key, 1))
         newest = list(dict.fromkeys(reversed(keys[: at + 1])))
@@ -366,11 +366,28 @@ def test_growing_keeps_keys() -> None:
     assert pair_key(40_001, 0) not in recent
 
 
-def test_keys_take_64_bytes_each_at_most() -> None:
-    recent = RecentKeys(5_000)
+@pytest.mark.parametrize("capacity", [5_000, 8_193, 60_000])
+def test_memory_of_keys_is_taken_at_once_and_stays(capacity: int) -> None:
+    """Whether they are expected or not, the same keys are known; where they are, no table is ever made anew."""
+    recent, growing = RecentKeys(capacity, 60_000), RecentKeys(capacity)
+    first, tables = recent.nbytes, {recent.keys.new.ctypes.data, recent.keys.old.ctypes.data}
     for n in range(60_000):
+        for keys in (recent, growing):
+            keys.add(pair_key(n, 1))
+        if n % 4_999 == 0 or n == 59_999:
+            known = [pair_key(each, 1) in recent for each in range(max(0, n - 20_000), n, 97)]
+            assert known == [pair_key(each, 1) in growing for each in range(max(0, n - 20_000), n, 97)]
+    assert {recent.keys.new.ctypes.data, recent.keys.old.ctypes.data} == tables
+    assert max(growing.nbytes, recent.nbytes) <= 64 * capacity
+    assert growing.nbytes <= recent.nbytes == first
+
+
+def test_memory_of_keys_is_that_of_the_file_where_it_is_small() -> None:
+    recent = RecentKeys(4_000_000, 10_000)
+    first = recent.nbytes
+    for n in range(10_000):
         recent.add(pair_key(n, 1))
-    assert len(recent.keys.new) + len(recent.keys.old) <= 8 * recent.keys.capacity
+    assert recent.nbytes == first < 300_000
 
 
 @pytest.mark.parametrize(

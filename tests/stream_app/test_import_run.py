@@ -178,7 +178,10 @@ def test_an_unfinished_import_comes_first(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_import("rows", [first], dying, tmp_path, OPTIONS)
     dying.appends_left = 1 << 30
-    with pytest.raises(SourceError, match=r"the import of a\.jsonl \(rows\) into this log was cut off: run it again"):
+    with pytest.raises(
+        SourceError,
+        match=r"the import of a\.jsonl \(rows\) into this log was cut off, .*: a\.jsonl then, b\.jsonl now\. Run that",
+    ):
         run_import("rows", [second], dying, tmp_path, OPTIONS)
     run_import("rows", [first], dying, tmp_path, OPTIONS)
     run_import("rows", [second], dying, tmp_path, OPTIONS)

@@ -38,17 +38,18 @@ const STYLE = { fontSize: "12px", fontFamily: "inherit", color: "#1a1a1a", backg
 
 function plot(width, options) {
   const height = options.height || Math.round(Math.min(300, Math.max(190, width * 0.5)));
-  const marginBottom = options.x && options.x.label ? 42 : 34;
-  return Plot.plot({ width, height, marginLeft: 52, marginRight: 14, marginBottom, style: STYLE, ...options });
+  const labelled = options.x && options.x.label;
+  const x = labelled ? { labelOffset: 38, ...options.x } : options.x; // room for what hangs below the line: g, p, y
+  return Plot.plot({ width, height, marginLeft: 52, marginRight: 14, marginBottom: labelled ? 44 : 34, style: STYLE, ...options, x });
 }
 
-// Lines over event time. `lines` are [{entry, points: [[ms, value]]}].
 // Points that no line reaches: without a value before and after.
 function alone(points) {
   const known = (i) => points[i] !== undefined && points[i][1] !== null && points[i][1] !== undefined;
   return points.filter((_, i) => known(i) && !known(i - 1) && !known(i + 1));
 }
 
+// Lines over event time. `lines` are [{entry, points: [[ms, value]]}].
 function timeChart(title, lines, { yLabel, moments = true, zero = false, log = false, format = short } = {}) {
   const shown = lines.filter(({ points }) => points.some(([, value]) => value !== null));
   if (!shown.length) return null;
@@ -95,6 +96,9 @@ function seriesLines(name, models = MODELS) {
     .filter(({ series }) => series && series[name])
     .map(({ entry, series }) => ({ entry, points: series.ts.map((ms, i) => [ms, series[name][i]]) }));
 }
+
+// Statistics come once in so many steps, most windows have none: lines go from one to the next.
+const whereKnown = ({ entry, points }) => ({ entry, points: points.filter(([, value]) => value !== null && value !== undefined) });
 
 // Dots of several models per row of a list of categories.
 function dotChart(title, values, rows, { xLabel, numbers, reference = null }) {

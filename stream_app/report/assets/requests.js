@@ -78,7 +78,7 @@ function lookFigure(entry, example, look) {
   const ages = entries.age_s;
   const draw = (width) => plot(width, {
     height: 76 + look.values.length * Math.max(13, Math.min(22, 240 / look.values.length)),
-    marginLeft: 68, marginBottom: 46,
+    marginLeft: 14 + 7 * d3.max(look.values, (_, y) => rowName(y).length), marginBottom: 46,
     x: { type: "band", domain: d3.range(ages.length), label: "history, newest at the right →", tickSize: 0, padding: 0.04,
       tickFormat: (x) => (x === ages.length - 1 || x === 0 ? `${duration(ages[x])} ago` : "") },
     y: { type: "band", domain: d3.range(look.values.length), label: null, tickFormat: rowName, tickSize: 0, padding: 0.06 },

@@ -20,7 +20,7 @@ function statCharts(prefix, titles = {}) {
   for (const { run, name } of MODELS) {
     Object.keys(run.series[name] || {}).filter((each) => each.startsWith(prefix)).forEach((each) => names.add(each));
   }
-  return [...names].sort().map((name) => timeChart(titles[name] || name, seriesLines(name), {})).filter(Boolean);
+  return [...names].sort().map((name) => timeChart(titles[name] || name, seriesLines(name).map(whereKnown), {})).filter(Boolean);
 }
 
 function losses() {
@@ -75,8 +75,11 @@ const DIMENSIONS = {
 
 function slices() {
   const dimensions = [...new Set(RUNS.flatMap((run) => Object.keys(run.slices)))];
+  dimensions.sort((a, b) => (a === "hour") - (b === "hour")); // the tallest last, so that the two columns come out alike
   const charts = dimensions.map((dimension) => {
     const values = [...new Set(RUNS.flatMap((run) => Object.keys(run.slices[dimension] || {})))];
+    // An object gives keys like "10" before those like "09".
+    if (values.every((value) => value !== "" && Number.isFinite(+value))) values.sort((a, b) => a - b);
     if (values.length < 2) return null;
     const found = (entry, value) => entry.run.slices[dimension]?.[value]?.models[entry.name];
     const of = (entry) => values.map((value) => ({ category: value, value: found(entry, value)?.auc }))
@@ -91,7 +94,7 @@ function slices() {
     };
     return dotChart(`${DIMENSIONS[dimension] || `By ${dimension}`}`, values, { entries: MODELS, of }, { xLabel: "AUC", numbers });
   }).filter(Boolean);
-  return charts.length ? section("slices", "AUC by slice", symbols(), el("div", { class: "grid" }, ...charts)) : null;
+  return charts.length ? section("slices", "AUC by slice", symbols(), el("div", { class: "columns" }, ...charts)) : null;
 }
 
 // A legend of the symbols that dot charts use.
@@ -107,7 +110,7 @@ function symbols() {
 
 function speed() {
   const charts = [
-    timeChart("Impressions learned per second of model time", seriesLines("impressions_per_s"), { log: true, format: whole }),
+    timeChart("Impressions learned per second of model time", seriesLines("impressions_per_s").map(whereKnown), { log: true, format: whole }),
     wallChart(),
     momentChart("lag", "Behind the newest sample, seconds of event time"),
     momentChart("delay", "Age of the newest learned sample by the wall clock, seconds"),
