@@ -171,6 +171,7 @@ class SampleBlock:
             if first or last != len(child):
                 child = child.slice(first, last - first)
                 offsets -= first
+            offsets.setflags(write=False)  # Shared by all who ask, as the values are, which Arrow makes read-only.
             values = _fixed(child) if pa.types.is_fixed_size_list(child.type) else child.to_numpy(zero_copy_only=True)
             found = self._ragged[name] = Ragged(values, offsets)
         return found

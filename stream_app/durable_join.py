@@ -184,13 +184,13 @@ class DurableJoin:
     ) -> None:
         self._partition = partition
         self._observer = observer or _SoleOwner()
-        self._samples = log.create(SAMPLES, n_partitions)
-        self._dead_letters = log.create(DEAD_LETTERS, n_partitions)
-        self._marks = log.create(MARKS, n_partitions)
         header = fresh_header(log, config, partition, n_partitions)
         starts = [position.offset for position in header.positions]
         self._state = RocksState(folder, header, len(config.item_sequences), cache_entries, memory=memory)
         try:
+            self._samples = log.create(SAMPLES, n_partitions)
+            self._dead_letters = log.create(DEAD_LETTERS, n_partitions)
+            self._marks = log.create(MARKS, n_partitions)
             self._n_published = self._count_published()
             if self._state.header is header and self._n_published and any(starts):
                 raise JoinError(

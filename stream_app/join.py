@@ -35,6 +35,7 @@ def join_log(
     stop: Callable[[], bool] | None = None,
     read_records: int = READ_RECORDS,
     cache_entries: int = CACHE_ENTRIES,
+    memory: RocksMemory | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> JoinReport:
@@ -50,6 +51,7 @@ def join_log(
         stop: asked after each batch; true ends the join there.
         read_records: records that are read from an input at once; changes speed and memory, never the result.
         cache_entries: users, requests and so on of a partition that stay decoded in memory, each; likewise.
+        memory: that RocksDB may use for the states of all partitions; a budget of their own if there is none.
         clock, sleep: wall time in seconds, for ``follow``.
 
     Raises:
@@ -61,7 +63,7 @@ def join_log(
     n_partitions = count_partitions(log)
     report = JoinReport(n_partitions=n_partitions)
     joins: list[DurableJoin] = []
-    memory = RocksMemory()  # One for all partitions.
+    memory = memory or RocksMemory()  # One for all partitions.
     try:
         for partition in range(n_partitions):
             folder = state_dir / str(partition)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -33,7 +34,7 @@ from stream_app.topics.rocks_memory import RocksMemory
 __all__ = ["Child", "Tally"]
 
 TELL_SECONDS: Final = 0.1
-log = logging.getLogger(__name__)
+log = logging.getLogger("stream_app.join_child")  # Not __main__, whose warnings are not told.
 
 
 class Tally:
@@ -184,6 +185,19 @@ def _connect(kafka: KafkaConfig, fence: str | None) -> Log:
             time.sleep(1.0)
 
 
+def _end_with(connection: Connection) -> None:
+    """End the process as soon as the other end of ``connection`` is closed, whatever the main thread waits for by then."""
+    closed = select.poll()
+    # Not for reading: frames that nobody has taken yet would be told of again and again. A closed end is told of unasked.
+    closed.register(connection.fileno(), getattr(select, "POLLRDHUP", 0))
+
+    def wait() -> None:
+        closed.poll()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="worker gone", daemon=True).start()
+
+
 def _text(error: BaseException) -> str:
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
@@ -195,6 +209,7 @@ def _main(socket: int) -> NoReturn:
     logging.getLogger("stream_app").setLevel(logging.INFO)
     connection = Connection(socket)
     setup: Setup = connection.recv()
+    _end_with(connection)  # A cluster that is away is waited for before frames are read.
     try:
         child = Child(connection, setup)
     except ValueError as error:

@@ -39,12 +39,12 @@ class RocksState(State):
         folder: made if it is not there; one process at a time.
         header: where to begin if the folder is new.
         n_sequences: item sequences of the config.
-        cache_entries: entries of each kind that stay in memory between commits.
+        cache_entries: entries of each kind that stay in memory between commits, >= 1.
         sync: whether a commit waits for the disk: needed only to survive a power loss, not a kill.
         memory: that RocksDB may use, shared with others; a budget of its own if there is none.
 
     Raises:
-        StateError: another process has the folder open, or it holds something else.
+        StateError: another process has the folder open, it holds something else, or ``cache_entries`` is below 1.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class RocksState(State):
         sync: bool = False,
         memory: RocksMemory | None = None,
     ) -> None:
+        check_cache_entries(cache_entries)
         super().__init__(header, n_sequences)
         self._cache_entries = cache_entries
         self._sync = sync
@@ -123,6 +124,19 @@ class RocksState(State):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def check_cache_entries(cache_entries: int) -> None:
+    """Refuse a state that may keep nothing in memory.
+
+    Raises:
+        StateError: it is below 1.
+    """
+    if cache_entries < 1:
+        raise StateError(
+            f"cache_entries = {cache_entries}: a join keeps 1 entry of each kind at least; give 1 or more "
+            f"(--cache-entries; {CACHE_ENTRIES:,} where nothing is said)"
+        )
 
 
 def _decode_header(stored: bytes) -> Header:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-__all__ = ["WorkerOptions"]
+from stream_app.state import CACHE_ENTRIES, check_cache_entries
+
+__all__ = ["WORKER_ROCKSDB_MB", "WorkerOptions"]
+
+WORKER_ROCKSDB_MB: Final = 128
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,12 +28,15 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_seconds: float = 300.0
     inbox_records: int = 100_000
     """Delivered records of a topic partition that may wait for the joiner before delivery does."""
-    rocksdb_mb: int = 128
+    rocksdb_mb: int = WORKER_ROCKSDB_MB
     """Memory for state and inboxes of all partitions together: what RocksDB caches, and what it has not put into files yet."""
-    cache_entries: int = 200_000
-    """Of a partition, users, pending requests, items and so on that stay decoded in memory between commits, each."""
+    cache_entries: int = CACHE_ENTRIES
+    """Of a partition, users, pending requests, items and so on that stay decoded in memory between commits, each; >= 1."""
     session_seconds: float = 10.0
     """How long a worker that is silent keeps its partitions."""
     stall_seconds: float = 120.0
     """How long nothing may move while there is something to do, before the worker ends itself."""
     metrics_port: int | None = None
+
+    def __post_init__(self) -> None:
+        check_cache_entries(self.cache_entries)

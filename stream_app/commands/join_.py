@@ -44,10 +44,12 @@ class Join:
     """With --snapshots: how often."""
     stall_seconds: float = 120.0
     """With --kafka: a worker that has something to do and does nothing for so long ends itself."""
-    rocksdb_mb: int = 128
-    """With --kafka: MB that RocksDB may use for the state and inboxes of all partitions together."""
+    rocksdb_mb: Annotated[
+        int | None, tyro.conf.arg(metavar="MB", help_behavior_hint="(default: 128 with --kafka, 256 and 96 with --log)")
+    ] = None
+    """MB that RocksDB may use for the state and the log (with --kafka: the inboxes) of all partitions together."""
     cache_entries: int = 200_000
-    """With --kafka: users, pending requests and items of a partition that stay in memory between commits, each."""
+    """Users, pending requests, items and so on of a partition that stay in memory between commits, each; 1 at least."""
     metrics_port: Annotated[int | None, tyro.conf.arg(metavar="PORT", help_behavior_hint="")] = None
     """With --kafka: answer Prometheus there."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
@@ -75,11 +77,13 @@ class Join:
         from stream_app.progress import Progress
         from stream_app.signals import PoliteStop
         from stream_app.topics.embedded import EmbeddedLog, open_log
+        from stream_app.topics.rocks_memory import RocksMemory
 
+        memory = None if self.rocksdb_mb is None else RocksMemory(self.rocksdb_mb)
         join = resolve(log_layers(folder) + self._layers()).join
         with open_log(folder) as log:
             total = raw_records(log)
-        with EmbeddedLog(folder) as log, PoliteStop() as stop, Progress("join", "events", total) as progress:
+        with EmbeddedLog(folder, memory=memory) as log, PoliteStop() as stop, Progress("join", "events", total) as progress:
             noted = False
 
             def on_progress(report: JoinReport) -> None:
@@ -89,7 +93,16 @@ class Join:
                     noted = True
                 progress.update(report.events, f"{report.rows:,} requests")
 
-            report = join_log(log, folder / JOINER, join, follow=self.follow, on_progress=on_progress, stop=stop)
+            report = join_log(
+                log,
+                folder / JOINER,
+                join,
+                follow=self.follow,
+                on_progress=on_progress,
+                stop=stop,
+                cache_entries=self.cache_entries,
+                memory=memory,
+            )
         print_report(report, self.json)
         return 128 + stop.signal if stop.signal is not None and not self.follow else 0
 
@@ -103,7 +116,7 @@ class Join:
         from stream_app.kafka_config import parse_servers
         from stream_app.progress import Progress
         from stream_app.signals import PoliteStop
-        from stream_app.worker_options import WorkerOptions
+        from stream_app.worker_options import WORKER_ROCKSDB_MB, WorkerOptions
         from stream_app.worker_run import Status, run_worker
 
         config = resolve(self._layers())
@@ -114,7 +127,7 @@ class Join:
             snapshots=self.snapshots,
             snapshot_seconds=self.snapshot_seconds,
             stall_seconds=self.stall_seconds,
-            rocksdb_mb=self.rocksdb_mb,
+            rocksdb_mb=WORKER_ROCKSDB_MB if self.rocksdb_mb is None else self.rocksdb_mb,
             cache_entries=self.cache_entries,
             metrics_port=self.metrics_port,
         )

@@ -40,7 +40,7 @@ class Header(msgspec.Struct, array_like=True):
 
 
 class StateError(ValueError):
-    """A joiner's state cannot be used: of another generation, of other inputs, or in use."""
+    """A joiner's state cannot be used: of another generation, of other inputs, in use, or told to keep nothing."""
 
 
 class State:

@@ -6,11 +6,15 @@ from typing import Final
 
 from rocksdict import BlockBasedOptions, Cache, Options, WriteBufferManager
 
-__all__ = ["RocksMemory"]
+__all__ = ["MemoryBudgetError", "RocksMemory"]
 
 _LEAST_MB: Final = 8
 _FOR_WRITES: Final = 2
 """One part in so many may be what was written and is in no file yet; it counts within the budget."""
+
+
+class MemoryBudgetError(ValueError):
+    """A budget that is too small to work with."""
 
 
 class RocksMemory:
@@ -24,12 +28,14 @@ class RocksMemory:
         mb: MB of 2^20 bytes.
 
     Raises:
-        ValueError: too little to work with.
+        MemoryBudgetError: too little to work with.
     """
 
     def __init__(self, mb: int = 256) -> None:
         if mb < _LEAST_MB:
-            raise ValueError(f"rocksdb_mb = {mb}: RocksDB needs {_LEAST_MB} MB at least")
+            raise MemoryBudgetError(
+                f"rocksdb_mb = {mb}: RocksDB needs {_LEAST_MB} MB at least; give {_LEAST_MB} or more (--rocksdb-mb)"
+            )
         self.n_bytes = mb << 20
         self._cache = Cache(self.n_bytes)
         self._buffers = WriteBufferManager.new_write_buffer_manager_with_cache(

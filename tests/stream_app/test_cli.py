@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,15 @@ def test_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
         (["replay", "--log", "nowhere"], "/nowhere; check the path"),
         (["inspect", "nowhere"], "there is no log at nowhere"),
         (["join", "--log", "nowhere"], "there is no log at nowhere"),
+        (
+            ["join", "--log", "LOG", "--cache-entries", "0"],
+            "cache_entries = 0: a join keeps 1 entry of each kind at least; give",
+        ),
+        (["join", "--kafka", "h:1", "--cache-entries", "-3"], "(--cache-entries; 200,000 where nothing is said)"),
+        (
+            ["join", "--log", "LOG", "--rocksdb-mb", "7"],
+            "rocksdb_mb = 7: RocksDB needs 8 MB at least; give 8 or more (--rocksdb-mb)",
+        ),
         (["replay", "--log", "LOG", "--model", "egni"], "no model 'egni': did you mean 'egin'?"),
         (["replay", "--log", "LOG", "--set", "replay.sed=1"], "unknown key 'replay.sed': did you mean 'seed'?"),
         (["replay", "--log", "LOG", "--from", "soon"], "the command line: time 'soon'"),
@@ -144,6 +154,23 @@ def test_a_log_that_was_not_joined_is_joined_on_the_fly(capsys: pytest.CaptureFi
     for model in (*of_raw["models"].values(), *of_joined["models"].values()):
         del model["impressions_per_s"]
     assert of_raw["models"] == of_joined["models"]
+
+
+@pytest.mark.parametrize(
+    ("words", "megabytes"),
+    [((), (256, 96)), (("--rocksdb-mb", "40", "--cache-entries", "1"), (40, 40))],
+    ids=["untold", "told"],
+)
+def test_a_join_of_a_log_keeps_to_the_memory_that_it_is_given(
+    capsys: pytest.CaptureFixture[str], raw: Path, tmp_path: Path, words: tuple[str, ...], megabytes: tuple[int, int]
+) -> None:
+    log = tmp_path / "log"
+    shutil.copytree(raw, log)
+    code, out, _ = freshet(capsys, "join", "--log", log, "--json", *words)
+    assert (code, json.loads(out)["rows"]) == (0, 300)
+    # RocksDB's own log says how large the cache is that a database was opened with.
+    told = [re.findall(r" capacity : (\d+)", (log / of / "0" / "LOG").read_text()) for of in ("joiner", "topics/samples")]
+    assert told == [[str(n << 20)] for n in megabytes]
 
 
 def test_a_run_is_kept_and_looked_into(capsys: pytest.CaptureFixture[str], joined: Path, tmp_path: Path) -> None:
