@@ -39,8 +39,8 @@ Missing floats are NaN and missing ids 0 rather than Arrow nulls, so that every 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -55,6 +55,7 @@ type_id = pa.int64()
 type_query_categories = pa.list_(pa.int64(), QUERY_CATEGORIES)
 
 Array = npt.NDArray[Any]
+Made = TypeVar("Made")
 
 __all__ = ["QUERY_CATEGORIES", "SCHEMA_VERSION", "Ragged", "SampleBlock", "SampleError", "SampleSchema", "ragged_rows"]
 
@@ -138,12 +139,14 @@ class SampleBlock:
         schema: what its columns are.
     """
 
-    __slots__ = ("_ragged", "batch", "schema")
+    __slots__ = ("_arrays", "_made", "_ragged", "batch", "schema")
 
     def __init__(self, batch: pa.RecordBatch, schema: SampleSchema) -> None:
         self.batch = batch
         self.schema = schema
+        self._arrays: dict[str, Any] | None = None
         self._ragged: dict[str, Ragged] = {}
+        self._made: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
         return int(self.batch.num_rows)
@@ -175,15 +178,37 @@ class SampleBlock:
             found = self._ragged[name] = Ragged(values, offsets)
         return found
 
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what ``make`` has made of this block for whoever asked first under ``key``: a thread that prepares the block,
+        the model that needs it, or another model beside it.
+
+        Args:
+            key: names all that it depends on beside the block.
+            make: returns what nobody changes, and not None.
+        """
+        found: Made | None = self._made.get(key)
+        if found is None:
+            found = self._made[key] = make()
+        return found
+
+    def forget(self) -> None:
+        """Let go of what was made of the block: it has been learned."""
+        self._made.clear()
+
     def _array(self, name: str) -> Any:
-        index = self.batch.schema.get_field_index(name)
-        if index < 0:
-            raise SampleError(f"samples have no column {name!r}; they have {', '.join(self.batch.schema.names)}")
-        return self.batch.column(index)
+        found = self._by_name().get(name)
+        if found is None:
+            raise SampleError(f"samples have no column {name!r}; they have {', '.join(self._by_name())}")
+        return found
+
+    def _by_name(self) -> dict[str, Any]:
+        if self._arrays is None:  # Arrow looks a name up in a new copy of the schema each time
+            self._arrays = dict(zip(self.batch.schema.names, self.batch.columns, strict=True))
+        return self._arrays
 
     def has(self, name: str) -> bool:
         """Whether the block carries the column ``name``."""
-        return int(self.batch.schema.get_field_index(name)) >= 0
+        return name in self._by_name()
 
     def is_ragged(self, name: str) -> bool:
         """Whether the column ``name`` is a list per request."""

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from learners.tables.distinct import Distinct, distinct
 from learners.tables.index import Keys, RowIndex, Rows, State
 from learners.tables.storage import lengthened
 
@@ -43,17 +44,18 @@ class CountTable:
         """Return the event time (ms) at which every key was last added to, int64 ``[N]``; 0 for unknown keys."""
         return self.read_last(keys)[1]
 
-    def add(self, keys: Keys, amounts: Values, ts: int, *, keep: Values | None = None) -> None:
+    def add(self, keys: Keys | Distinct, amounts: Values, ts: int, *, keep: Values | None = None) -> None:
         """Add ``amounts [N, width]`` to the sums of ``keys [N]``, which may repeat.
 
         Args:
-            keys: missing ids (0) are passed over.
+            keys: missing ids (0) are passed over; deduped already, or not.
             amounts: what to add.
             ts: event time in ms.
             keep: factor per key ``[N]`` on what was there before (equal for equal keys); all of it by default.
         """
-        distinct, inverse = self.index.dedupe(np.ascontiguousarray(keys))
-        unique, new = self.index.find_or_admit(distinct, inverse)
+        asked = keys if isinstance(keys, Distinct) else distinct(keys)
+        inverse = asked.all_places()
+        unique, new = self.index.find_or_admit(asked.keys, inverse)
         if self.index.capacity > len(self._values):
             self._values = lengthened(self._values, self.index.n, self.index.capacity)
         self._values[new] = 0.0

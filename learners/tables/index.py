@@ -6,7 +6,7 @@ Row 0 is the missing id (key 0). Rows are dense: new keys take freed rows first,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,6 @@ from learners.tables.storage import capacity_for, lengthened, power_of_two, zero
 Keys = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 State = dict[str, npt.NDArray[Any]]
-Id = TypeVar("Id", np.int64, np.int32)
 FIRST_ROWS = 1024
 ROW = np.dtype([("key", "i8"), ("count", "u4"), ("first", "u4"), ("last", "u4"), ("changed", "?")], align=True)
 """What the index keeps of a row, 24 bytes side by side: a search reads the key, and what is counted lies in the same line."""
@@ -104,23 +103,33 @@ class RowIndex:
             ValueError: ``max_rows`` is too small for one batch.
         """
         rows = self.find(keys)
-        if not len(rows) or rows.min() >= 0:
-            return rows, np.zeros(0, np.int32)
-        unknown = rows < 0
-        admitted = self.admission.admit(keys[unknown] if uses is None else keys[uses[unknown[uses]]])
-        if not len(admitted):
-            return rows, np.zeros(0, np.int32)
-        new = self._admit(admitted, protected=rows[rows > 0])
-        rows[unknown] = self.find(keys[unknown])
-        return rows, new
+        return rows, self.admit_unknown(keys, rows, uses)
 
-    @staticmethod
-    def dedupe(ids: npt.NDArray[Id]) -> tuple[npt.NDArray[Id], Keys]:
-        """Return the distinct keys or rows in order of appearance ``[U]``, and each one's place among them ``[N]``."""
-        unique, inverse = np.empty(len(ids), ids.dtype), np.empty(len(ids), np.int64)
-        scratch = np.full(power_of_two(2 * len(ids) + 1), -1, np.int32)
-        n = probing.dedupe(ids, scratch, unique, inverse)
-        return unique[:n], inverse
+    def admit_unknown(self, keys: Keys, rows: Rows, uses: Keys | None = None) -> Rows:
+        """Do the second part of :meth:`find_or_admit`: ``rows`` are those found, -1 becomes a row; return the new ones."""
+        unknown = np.flatnonzero(rows < 0)
+        if not len(unknown):
+            return unknown.astype(np.int32)
+        wanted = keys[unknown]
+        admitted = self.admission.admit(wanted if uses is None else keys[uses[(rows < 0)[uses]]])
+        if not len(admitted):
+            return np.zeros(0, np.int32)
+        new = self._admit(admitted, protected=rows[rows > 0])
+        rows[unknown] = self.find(wanted)
+        return new
+
+    def look_up(
+        self, keys: Keys, weight: npt.NDArray[np.float32], rows: Rows, out: npt.NDArray[np.float32], ts: int | None
+    ) -> int:
+        """Write the rows of distinct keys to ``rows [U]`` and what ``weight [capacity, D]`` has of them to ``out [U, D]``;
+        :meth:`touch` them at ``ts`` if all are known.
+
+        Returns:
+            how many are unknown.
+        """
+        times, code = self.times, 0 if ts is None else self.times.code(ts)
+        counted = self.count, times.first, times.last, self.changed
+        return int(probing.look_up(self._slots, self.keys, keys, weight, rows, out, *counted, ts is not None, code))
 
     def touch(self, rows: Rows, ts: int) -> None:
         """Count one use of every one of the distinct ``rows`` at event time ``ts`` (ms)."""

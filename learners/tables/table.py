@@ -6,7 +6,6 @@ Legend: ``N`` keys asked for, ``U`` distinct ones among them, ``D`` dim.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from learners.tables import optimisers, probing
 from learners.tables.admission import admission_of
 from learners.tables.changes import Mark
 from learners.tables.config import TableConfig, check
+from learners.tables.distinct import Distinct, deduped, distinct
 from learners.tables.index import Keys, RowIndex, Rows, State
 from learners.tables.sharding import WHOLE, Shard, shard_of
 from learners.tables.storage import lengthened, zeros
@@ -28,14 +28,15 @@ class Gathered(NamedTuple):
     """Vectors of one batch.
 
     ``weight`` is ``[U, D]``, a leaf that collects the gradient; ``places`` has, per key array that was asked for, the row of
-    ``weight`` of each key, int64 ``[N]``; ``keys`` are the distinct keys in order of appearance, int64 ``[U]``, and ``rows``
-    the table's rows of them, int32 ``[U]``, -1 for keys that it does not hold.
+    ``weight`` of each key, int64 ``[N]``; ``keys`` are the distinct keys in order of appearance, int64 ``[U]``, ``rows``
+    the table's rows of them, int32 ``[U]``, -1 for keys that it does not hold, and ``n_first`` counts those of the first array.
     """
 
     weight: torch.Tensor
     places: list[torch.Tensor]
     keys: Keys
     rows: Rows
+    n_first: int
 
     def of(self, use: int) -> torch.Tensor:
         """Return the vectors of the ``use``-th key array, ``[N, D]``."""
@@ -105,40 +106,54 @@ class EmbeddingTable:
         Raises:
             ValueError: a key belongs to another shard, or ``max_rows`` is too small for the batch.
         """
-        distinct, inverse = self.index.dedupe(np.concatenate(keys) if len(keys) != 1 else np.ascontiguousarray(keys[0]))
-        self._check_own(distinct)
-        rows = self._rows_to_learn(distinct, inverse, ts) if learn else self.index.find(distinct)
-        weight = self._vectors(distinct, rows)
-        ends = [0, *itertools.accumulate(map(len, keys))]
-        places = [self._on_device(inverse[start:end]) for start, end in itertools.pairwise(ends)]
-        gathered = Gathered(weight, places, distinct, rows)
+        return self.look_up(distinct(*keys), learn=learn, ts=ts)
+
+    def look_up(self, asked: Distinct, *, learn: bool = False, ts: int = 0) -> Gathered:
+        """Do what :meth:`gather` does with what was deduped before."""
+        self._check_own(asked.keys)
         if learn:
-            self.index.touch(rows, ts)
+            self._expire(asked.keys, ts)
+        rows, weight = self._on_cpu(asked, learn, ts) if self.device.type == "cpu" else self._on_other(asked, learn, ts)
+        places = asked.places if self.device.type == "cpu" else [place.to(self.device) for place in asked.places]
+        gathered = Gathered(weight, places, asked.keys, rows, asked.n_first)
+        if learn:
             weight.requires_grad_()
             self._pending = gathered
         return gathered
 
-    def _vectors(self, keys: Keys, rows: Rows) -> torch.Tensor:
-        """Return the vectors of distinct keys, ``[U, D]``: of their rows, or what they would start from."""
-        if self.device.type == "cpu":
-            vectors = np.empty((len(rows), self.config.dim), np.float32)
-            probing.gather(self._weight.numpy(), rows, vectors)
-            weight = torch.from_numpy(vectors)
-        else:
-            weight = self._weight.index_select(0, self._on_device(rows.clip(min=0)))
+    def _on_cpu(self, asked: Distinct, learn: bool, ts: int) -> tuple[Rows, torch.Tensor]:
+        """Return rows and vectors of distinct keys, ``[U]`` and ``[U, D]``: where all are known with one compiled call."""
+        index, keys = self.index, asked.keys
+        rows, vectors = np.empty(len(keys), np.int32), np.empty((len(keys), self.config.dim), np.float32)
+        weight = self._weight.numpy()
+        if index.look_up(keys, weight, rows, vectors, ts if learn else None):
+            unknown = np.flatnonzero(rows < 0)
+            if learn:
+                self._admit(asked, rows)
+                index.touch(rows, ts)
+            first = np.empty((len(unknown), self.config.dim), np.float32)  # what a new row, too, begins with
+            probing.initial(keys[unknown], self._seed, self.config.initial_scale, first)
+            vectors[unknown] = first
+        return rows, torch.from_numpy(vectors)
+
+    def _on_other(self, asked: Distinct, learn: bool, ts: int) -> tuple[Rows, torch.Tensor]:
+        rows = self.index.find(asked.keys)
+        if learn:
+            self._admit(asked, rows)
+            self.index.touch(rows, ts)
+        weight = self._weight.index_select(0, self._on_device(rows.clip(min=0)))
         unknown = np.flatnonzero(rows < 0)
         if len(unknown):
-            weight[self._on_device(unknown)] = self._initial(keys[unknown])
-        return weight
+            weight[self._on_device(unknown)] = self._initial(asked.keys[unknown])
+        return rows, weight
 
     def apply_gradients(self) -> None:
         """Take one step of the optimiser on the rows of the last learning :meth:`gather`."""
         if self._pending is None:
             raise RuntimeError(f"table {self.name!r}: apply_gradients needs a gather(learn=True) before it")
-        (weight, _, _, rows), self._pending = self._pending, None
-        if weight.grad is None:
-            return
-        optimisers.step(self.config, self._weight, self._kept, rows, weight.grad)
+        pending, self._pending = self._pending, None
+        if pending.weight.grad is not None:
+            optimisers.step(self.config, self._weight, self._kept, pending.rows, pending.weight.grad)
 
     def update(self, keys: Keys, grad: torch.Tensor, ts: int = 0) -> None:
         """Admit, count and learn with a gradient per use of a key: dedupe, sum and step in one, without autograd.
@@ -150,15 +165,17 @@ class EmbeddingTable:
             grad: float32 ``[N, D]``.
             ts: event time in ms.
         """
-        distinct, inverse = self.index.dedupe(np.ascontiguousarray(keys))
-        self._check_own(distinct)
-        rows = self._rows_to_learn(distinct, inverse, ts)
+        asked = distinct(keys)
+        self._check_own(asked.keys)
+        self._expire(asked.keys, ts)
+        rows = self.index.find(asked.keys)
+        self._admit(asked, rows)
         self.index.touch(rows, ts)
-        self._step_summed(rows, inverse, grad)
+        self._step_summed(rows, asked.all_places(), grad)
 
     def update_rows(self, rows: Rows, grad: torch.Tensor) -> None:
         """Learn with a gradient per use of a row, ``[N]`` and ``[N, D]``; nothing is admitted or counted."""
-        unique, inverse = self.index.dedupe(rows)
+        unique, inverse = deduped(rows)
         self.index.changed[unique[unique >= 0]] = True
         self._step_summed(unique, inverse, grad)
 
@@ -186,16 +203,20 @@ class EmbeddingTable:
                 "route keys by shard_of first"
             )
 
-    def _rows_to_learn(self, keys: Keys, uses: Keys, ts: int) -> Rows:
+    def _expire(self, keys: Keys, ts: int) -> None:
         if (after := self.config.expire_after_ms) is not None and ts >= self._swept_ts + max(1, after // 8):
             self._swept_ts = ts
             held = self.index.find(keys)  # what the batch asks for stays, so that it is learned as it was scored
             self.index.expire(ts - after, protected=held[held > 0])
-        rows, new = self.index.find_or_admit(keys, uses)
+
+    def _admit(self, asked: Distinct, rows: Rows) -> None:
+        """Give those of the keys a row that have none, -1 in ``rows``, and are admitted."""
+        if not len(rows) or rows.min() >= 0:
+            return
+        new = self.index.admit_unknown(asked.keys, rows, asked.all_places())
         self._lengthen()
         if len(new):
             self._initialise(new)
-        return rows
 
     def _on_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
