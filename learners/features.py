@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from learners.batch import CANDIDATES, Batch
 from learners.crossed import crossed
-from learners.layers import Standardise, beside, pool
+from learners.layers import Standardise, pool
 from learners.learner import State
 from learners.models import ModelContext
 from learners.rates import Rates
@@ -26,6 +26,7 @@ from learners.request_mlp import Part, SlotPart, distinct
 from learners.samples import QUERY, QUERY_CATEGORIES
 from learners.tables import EmbeddingTable, Gathered, TableConfig
 from learners.tables.index import Keys
+from learners.tables.together import Asked, asked_together, look_up_together
 from learners.vector_inputs import VectorInputs
 
 HOUR_MS = 3_600_000.0
@@ -185,6 +186,8 @@ class Inputs(nn.Module):
         """Make what :meth:`forward` and :meth:`observe` need of the batch alone: a thread may do it ahead of them."""
         for names in self._asked.values():
             batch.distinct(*names)
+        if self.request_ids:
+            self._request_asked(batch)
         for name in self.sequences:
             batch.offsets(f"{name}.item")
         if self.has_query:
@@ -206,10 +209,10 @@ class Inputs(nn.Module):
         items = self._look_up(batch, "item", learn, more_items)
         categories = self._look_up(batch, "category", learn) if self.has_category else None
         queries = self._look_up(batch, "query", learn, more_queries) if self.has_query else None
-        tables = [items] + ([categories] if categories else [])
-        histories_of = [crossed(batch, t, use, f"{n}.item") for use, n in enumerate(self.sequences, 1) for t in tables]
+        looked_up = [items] + ([categories] if categories else [])
+        histories_of = [crossed(batch, t, use, f"{n}.item") for use, n in enumerate(self.sequences, 1) for t in looked_up]
         self._seen = (request_floats, candidate_floats) if learn else None
-        candidate: list[Part | SlotPart] = [distinct(table) for table in tables]
+        candidate: list[Part | SlotPart] = [distinct(table) for table in looked_up]
         candidate += [distinct(self._look_up(batch, name, learn)) for name in self.candidate_ids]
         if self.position is not None:
             candidate.append(Part(self.position.weight, self._positions(batch)))
@@ -217,7 +220,8 @@ class Inputs(nn.Module):
             candidate.append(Part(self.standardise_candidate(candidate_floats)))
         request = [*(history.request for history in histories_of), *self._query_parts(batch, queries, categories)]
         if self.request_ids:
-            request.append(beside([self._look_up(batch, name, learn) for name in self.request_ids]))
+            tables = [self.tables[name] for name in self.request_ids]
+            request.append(look_up_together(tables, self._request_asked(batch), learn=learn, ts=batch.newest_ts))
         request.append(self.standardise_request(request_floats))
         products: list[Part | SlotPart] = [Part(history.candidate) for history in histories_of]
         item_ids = [batch.ids(name) for name in self._asked["item"]]
@@ -274,6 +278,12 @@ class Inputs(nn.Module):
         if table in MAY_HAVE_MORE:
             asked = asked.with_more(more)
         return self.tables[table].look_up(asked, learn=learn, ts=batch.newest_ts)
+
+    def _request_asked(self, batch: Batch) -> Asked:
+        names = self.request_ids
+        return batch.block.once(
+            ("asked together", *names), lambda: asked_together([batch.distinct(*self._asked[name]) for name in names])
+        )
 
     def _query_parts(self, batch: Batch, queries: Gathered | None, categories: Gathered | None) -> list[Tensor]:
         if queries is None:

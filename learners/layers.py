@@ -6,22 +6,17 @@ candidate and a history entry of its request.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
-
 import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 from learners.tables import Gathered
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 def pool(gathered: Gathered, use: int, offsets: Tensor, mode: str = "mean") -> Tensor:
@@ -45,49 +40,6 @@ def last_entry(gathered: Gathered, use: int, offsets: Tensor) -> Tensor:
         return gathered.weight.new_zeros(len(held), gathered.weight.shape[1])
     newest = gathered.weight.index_select(0, places.index_select(0, (offsets[1:] - 1).clamp(min=0)))
     return newest * held.unsqueeze(1)
-
-
-def beside(gathered: Sequence[Gathered]) -> Tensor:
-    """Return use 0 of several tables side by side, ``[N, sum of D]``; their first uses are equally long."""
-    if not gathered or gathered[0].weight.device.type != "cpu":
-        return torch.cat([each.of(0) for each in gathered], 1)
-    places = [each.places[0].numpy() for each in gathered]
-    return cast(Tensor, _Beside.apply(places, *(each.weight for each in gathered)))
-
-
-class _Beside(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, places: list[Ints], *weights: Tensor) -> Tensor:
-        ctx.places, ctx.shapes = places, [weight.shape for weight in weights]
-        out, at = torch.empty(len(places[0]), sum(weight.shape[1] for weight in weights)), 0
-        for own, weight in zip(places, weights, strict=True):
-            _put_columns(weight.detach().numpy(), own, at, out.numpy())
-            at += weight.shape[1]
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad, at = grads[0].contiguous().numpy(), 0
-        totals = [torch.zeros(shape) for shape in ctx.shapes]
-        for own, total in zip(ctx.places, totals, strict=True):
-            _add_columns(own, grad, at, total.numpy())
-            at += total.shape[1]
-        return None, *totals
-
-
-@numba.njit(cache=True, nogil=True)
-def _put_columns(weight: Floats, places: Ints, at: int, out: Floats) -> None:
-    for i in range(len(places)):
-        for d in range(weight.shape[1]):
-            out[i, at + d] = weight[places[i], d]
-
-
-@numba.njit(cache=True, nogil=True)
-def _add_columns(places: Ints, grad: Floats, at: int, total: Floats) -> None:
-    for i in range(len(places)):
-        for d in range(total.shape[1]):
-            total[places[i], d] += grad[i, at + d]
 
 
 def segment_sum(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:

@@ -139,12 +139,11 @@ class SampleBlock:
         schema: what its columns are.
     """
 
-    __slots__ = ("_arrays", "_made", "_ragged", "batch", "schema")
+    __slots__ = ("_made", "_ragged", "batch", "schema")
 
     def __init__(self, batch: pa.RecordBatch, schema: SampleSchema) -> None:
         self.batch = batch
         self.schema = schema
-        self._arrays: dict[str, Any] | None = None
         self._ragged: dict[str, Ragged] = {}
         self._made: dict[Hashable, Any] = {}
 
@@ -196,19 +195,14 @@ class SampleBlock:
         self._made.clear()
 
     def _array(self, name: str) -> Any:
-        found = self._by_name().get(name)
-        if found is None:
-            raise SampleError(f"samples have no column {name!r}; they have {', '.join(self._by_name())}")
-        return found
-
-    def _by_name(self) -> dict[str, Any]:
-        if self._arrays is None:  # Arrow looks a name up in a new copy of the schema each time
-            self._arrays = dict(zip(self.batch.schema.names, self.batch.columns, strict=True))
-        return self._arrays
+        index = self.batch.schema.get_field_index(name)
+        if index < 0:
+            raise SampleError(f"samples have no column {name!r}; they have {', '.join(self.batch.schema.names)}")
+        return self.batch.column(index)
 
     def has(self, name: str) -> bool:
         """Whether the block carries the column ``name``."""
-        return name in self._by_name()
+        return int(self.batch.schema.get_field_index(name)) >= 0
 
     def is_ragged(self, name: str) -> bool:
         """Whether the column ``name`` is a list per request."""

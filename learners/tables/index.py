@@ -20,6 +20,7 @@ from learners.tables.storage import capacity_for, lengthened, power_of_two, zero
 Keys = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 State = dict[str, npt.NDArray[Any]]
+NO_ROWS: Rows = np.zeros(0, np.int32)
 FIRST_ROWS = 1024
 ROW = np.dtype([("key", "i8"), ("count", "u4"), ("first", "u4"), ("last", "u4"), ("changed", "?")], align=True)
 """What the index keeps of a row, 24 bytes side by side: a search reads the key, and what is counted lies in the same line."""
@@ -103,20 +104,18 @@ class RowIndex:
             ValueError: ``max_rows`` is too small for one batch.
         """
         rows = self.find(keys)
-        return rows, self.admit_unknown(keys, rows, uses)
+        new = self.admit_unknown(keys, rows, uses)
+        return (self.find(keys) if len(new) else rows), new
 
     def admit_unknown(self, keys: Keys, rows: Rows, uses: Keys | None = None) -> Rows:
-        """Do the second part of :meth:`find_or_admit`: ``rows`` are those found, -1 becomes a row; return the new ones."""
-        unknown = np.flatnonzero(rows < 0)
-        if not len(unknown):
-            return unknown.astype(np.int32)
-        wanted = keys[unknown]
-        admitted = self.admission.admit(wanted if uses is None else keys[uses[(rows < 0)[uses]]])
-        if not len(admitted):
-            return np.zeros(0, np.int32)
-        new = self._admit(admitted, protected=rows[rows > 0])
-        rows[unknown] = self.find(wanted)
-        return new
+        """Give those keys a row that were not found, -1 in ``rows``, and are admitted; return the new rows."""
+        unknown = rows < 0
+        if uses is None or not self.admission.counts_uses:
+            wanted = keys[unknown]
+        else:
+            wanted = keys[uses[unknown[uses]]]
+        admitted = self.admission.admit(wanted) if len(wanted) else wanted
+        return self._admit(admitted, protected=rows) if len(admitted) else NO_ROWS
 
     def look_up(
         self, keys: Keys, weight: npt.NDArray[np.float32], rows: Rows, out: npt.NDArray[np.float32], ts: int | None
@@ -139,15 +138,14 @@ class RowIndex:
     def _admit(self, keys: Keys, protected: Rows) -> Rows:
         room = self.max_rows - self.n + len(self.free)
         if len(keys) > room:
-            self._make_room(len(keys) - room, protected)
+            self._make_room(len(keys) - room, protected[protected > 0])
         n_new = max(0, len(keys) - len(self.free))
         self._grow(self.n + n_new)
-        rows = np.concatenate([self.free[: len(keys)], np.arange(self.n, self.n + n_new, dtype=np.int32)])
-        self.free = self.free[len(keys) :]
+        rows = np.arange(self.n, self.n + n_new, dtype=np.int32)
+        if len(self.free):
+            rows, self.free = np.concatenate([self.free[: len(keys)], rows]), self.free[len(keys) :]
         self.n += n_new
-        probing.insert(self._slots, self.keys, keys, rows)
-        self.count[rows] = 0
-        self.changed[rows] = True
+        probing.admit(self._slots, self.keys, keys, rows, self.count, self.changed)
         return rows
 
     def _grow(self, needed: int) -> None:

@@ -98,6 +98,15 @@ def insert(slots: Slots, row_keys: Keys, keys: Keys, rows: Rows) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
+def admit(slots: Slots, row_keys: Keys, keys: Keys, rows: Rows, count: Counts, changed: Flags) -> None:
+    """Do what :func:`insert` does; nothing is counted of the rows yet."""
+    insert(slots, row_keys, keys, rows)
+    for row in rows:
+        count[row] = 0
+        changed[row] = True
+
+
+@numba.njit(cache=True, nogil=True)
 def _take(slots: Slots, key: int, row: int) -> None:
     mask, bits = np.uint64(len(slots) - 1), mix64(np.uint64(key))
     at = bits & mask

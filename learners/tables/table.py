@@ -43,6 +43,14 @@ class Gathered(NamedTuple):
         return gather.rows(self.weight, self.places[use])
 
 
+class _Pending(NamedTuple):
+    """A learning look-up whose gradient is awaited: ``leaf[start : start + U]`` are the vectors of ``rows [U]``."""
+
+    leaf: torch.Tensor
+    start: int
+    rows: Rows
+
+
 class EmbeddingTable:
     """Vectors for 64-bit ids.
 
@@ -70,7 +78,7 @@ class EmbeddingTable:
         self._seed = self.seed_of(name, seed)
         admission = admission_of(config, self._seed)
         self.index = RowIndex(name, config.max_rows, rarest=config.evict == "rarest", admission=admission)
-        self._pending: Gathered | None = None
+        self._pending: _Pending | None = None
         self._swept_ts = 0
         self._mark = Mark(name, self.index)
         self._shapes = {"weight": (config.dim,), **optimisers.columns(config)}
@@ -110,50 +118,58 @@ class EmbeddingTable:
 
     def look_up(self, asked: Distinct, *, learn: bool = False, ts: int = 0) -> Gathered:
         """Do what :meth:`gather` does with what was deduped before."""
+        weight = torch.empty(len(asked.keys), self.config.dim, device=self.device)
+        rows = self.look_up_into(weight, 0, asked, learn=learn, ts=ts)
+        if learn:
+            weight.requires_grad_()
+        places = asked.places if self.device.type == "cpu" else [place.to(self.device) for place in asked.places]
+        return Gathered(weight, places, asked.keys, rows, asked.n_first)
+
+    def look_up_into(self, leaf: torch.Tensor, start: int, asked: Distinct, *, learn: bool, ts: int) -> Rows:
+        """Write the vectors of :meth:`look_up` to ``leaf [.., D]`` from row ``start`` on; when learning, :meth:`apply_gradients`
+        finds their gradient there. Return the rows, int32 ``[U]``."""
         self._check_own(asked.keys)
         if learn:
             self._expire(asked.keys, ts)
-        rows, weight = self._on_cpu(asked, learn, ts) if self.device.type == "cpu" else self._on_other(asked, learn, ts)
-        places = asked.places if self.device.type == "cpu" else [place.to(self.device) for place in asked.places]
-        gathered = Gathered(weight, places, asked.keys, rows, asked.n_first)
+        out = leaf.detach()[start : start + len(asked.keys)]
+        rows = (
+            self._on_cpu(asked, out.numpy(), learn, ts) if out.device.type == "cpu" else self._on_other(asked, out, learn, ts)
+        )
         if learn:
-            weight.requires_grad_()
-            self._pending = gathered
-        return gathered
+            self._pending = _Pending(leaf, start, rows)
+        return rows
 
-    def _on_cpu(self, asked: Distinct, learn: bool, ts: int) -> tuple[Rows, torch.Tensor]:
-        """Return rows and vectors of distinct keys, ``[U]`` and ``[U, D]``: where all are known with one compiled call."""
-        index, keys = self.index, asked.keys
-        rows, vectors = np.empty(len(keys), np.int32), np.empty((len(keys), self.config.dim), np.float32)
-        weight = self._weight.numpy()
-        if index.look_up(keys, weight, rows, vectors, ts if learn else None):
-            unknown = np.flatnonzero(rows < 0)
+    def _on_cpu(self, asked: Distinct, out: npt.NDArray[np.float32], learn: bool, ts: int) -> Rows:
+        """Write vectors of distinct keys to ``out [U, D]`` and return their rows: where all are known with one compiled call."""
+        keys, seen = asked.keys, ts if learn else None
+        rows = np.empty(len(keys), np.int32)
+        unknown = self.index.look_up(keys, self._weight.numpy(), rows, out, seen)
+        if unknown and learn and self._admit(asked, rows):
+            unknown = self.index.look_up(keys, self._weight.numpy(), rows, out, seen)
+        if unknown:
+            at = np.flatnonzero(rows < 0)
+            first = np.empty((len(at), self.config.dim), np.float32)
+            probing.initial(keys[at], self._seed, self.config.initial_scale, first)
+            out[at] = first
             if learn:
-                self._admit(asked, rows)
-                index.touch(rows, ts)
-            first = np.empty((len(unknown), self.config.dim), np.float32)  # what a new row, too, begins with
-            probing.initial(keys[unknown], self._seed, self.config.initial_scale, first)
-            vectors[unknown] = first
-        return rows, torch.from_numpy(vectors)
+                self.index.touch(rows, ts)
+        return rows
 
-    def _on_other(self, asked: Distinct, learn: bool, ts: int) -> tuple[Rows, torch.Tensor]:
-        rows = self.index.find(asked.keys)
-        if learn:
-            self._admit(asked, rows)
-            self.index.touch(rows, ts)
-        weight = self._weight.index_select(0, self._on_device(rows.clip(min=0)))
+    def _on_other(self, asked: Distinct, out: torch.Tensor, learn: bool, ts: int) -> Rows:
+        rows = self._learned_rows(asked, ts) if learn else self.index.find(asked.keys)
+        out.copy_(self._weight.index_select(0, self._on_device(rows.clip(min=0))))
         unknown = np.flatnonzero(rows < 0)
         if len(unknown):
-            weight[self._on_device(unknown)] = self._initial(asked.keys[unknown])
-        return rows, weight
+            out[self._on_device(unknown)] = self._initial(asked.keys[unknown])
+        return rows
 
     def apply_gradients(self) -> None:
         """Take one step of the optimiser on the rows of the last learning :meth:`gather`."""
         if self._pending is None:
             raise RuntimeError(f"table {self.name!r}: apply_gradients needs a gather(learn=True) before it")
-        pending, self._pending = self._pending, None
-        if pending.weight.grad is not None:
-            optimisers.step(self.config, self._weight, self._kept, pending.rows, pending.weight.grad)
+        (leaf, start, rows), self._pending = self._pending, None
+        if leaf.grad is not None:
+            optimisers.step(self.config, self._weight, self._kept, rows, leaf.grad[start : start + len(rows)])
 
     def update(self, keys: Keys, grad: torch.Tensor, ts: int = 0) -> None:
         """Admit, count and learn with a gradient per use of a key: dedupe, sum and step in one, without autograd.
@@ -168,9 +184,7 @@ class EmbeddingTable:
         asked = distinct(keys)
         self._check_own(asked.keys)
         self._expire(asked.keys, ts)
-        rows = self.index.find(asked.keys)
-        self._admit(asked, rows)
-        self.index.touch(rows, ts)
+        rows = self._learned_rows(asked, ts)
         self._step_summed(rows, asked.all_places(), grad)
 
     def update_rows(self, rows: Rows, grad: torch.Tensor) -> None:
@@ -209,14 +223,22 @@ class EmbeddingTable:
             held = self.index.find(keys)  # what the batch asks for stays, so that it is learned as it was scored
             self.index.expire(ts - after, protected=held[held > 0])
 
-    def _admit(self, asked: Distinct, rows: Rows) -> None:
-        """Give those of the keys a row that have none, -1 in ``rows``, and are admitted."""
-        if not len(rows) or rows.min() >= 0:
-            return
-        new = self.index.admit_unknown(asked.keys, rows, asked.all_places())
+    def _learned_rows(self, asked: Distinct, ts: int) -> Rows:
+        """Return the row of every key, -1 where it is not admitted, and count the use."""
+        rows = self.index.find(asked.keys)
+        if len(rows) and rows.min() < 0 and self._admit(asked, rows):
+            rows = self.index.find(asked.keys)
+        self.index.touch(rows, ts)
+        return rows
+
+    def _admit(self, asked: Distinct, rows: Rows) -> bool:
+        """Give those of the keys a row that have none, -1 in ``rows``, and are admitted; return whether there are any."""
+        uses = asked.all_places() if self.index.admission.counts_uses else None
+        new = self.index.admit_unknown(asked.keys, rows, uses)
         self._lengthen()
         if len(new):
             self._initialise(new)
+        return len(new) > 0
 
     def _on_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -240,6 +262,8 @@ class EmbeddingTable:
     def _lengthen(self) -> None:
         """Make the columns as long as the index; a device other than the CPU reserves nothing, so there they double."""
         on_cpu = self.device.type == "cpu"
+        if on_cpu and self._columns and len(self._weight) == self.index.capacity:
+            return
         bound = self.config.max_rows
         capacity = self.index.capacity if on_cpu else min(bound, 1 << max(10, self.index.n.bit_length()))
         for name, shape in self._shapes.items():

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from learners.batch import Batch
 from learners.checks import PLAIN_SCHEMA, SCHEMA, Case, random_block
 from learners.graph.biased import biased, biased_plain
-from learners.layers import beside
 from learners.learner import Learner, State
 from learners.models import BUILT_IN
 from learners.samples import SampleSchema
-from learners.tables import EmbeddingTable, Gathered, TableConfig, distinct
+from learners.tables import EmbeddingTable, TableConfig, distinct
+from learners.tables.together import asked_together, look_up_together
 
 KEYS = st.lists(st.integers(0, 12), max_size=20)
 DRAWING = {"edges": {"share_seed": 0.5, "cap": 6}, "subsample": 0.05}
@@ -102,20 +102,26 @@ def test_what_was_prepared_is_found_and_then_let_go() -> None:
     assert block.once("mine", make) == 2
 
 
-def test_rows_beside_each_other_and_their_gradients_are_torchs() -> None:
-    def gathered() -> list[Gathered]:
-        tables = [EmbeddingTable(f"t/{dim}", TableConfig(dim=dim, initial_scale=1.0)) for dim in (2, 3)]
-        return [table.gather(keys([4, 1, 4, 0]) + at, learn=True) for at, table in enumerate(tables)]
-
-    ours, theirs = gathered(), gathered()
-    out = beside(ours)
-    expected = torch.cat([each.of(0) for each in theirs], 1)
-    assert torch.equal(out, expected)
-    grad = torch.randn(out.shape)
-    torch.autograd.backward(out, grad)
-    torch.autograd.backward(expected, grad)
-    for mine, yours in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine.weight.grad, yours.weight.grad)
+@given(uses=st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=4), min_size=1, max_size=3), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=40)
+def test_tables_looked_up_together_learn_as_each_alone(uses: list[list[int]], seed: int) -> None:
+    config = TableConfig(dim=3, initial_scale=1.0)
+    ours, theirs = ([EmbeddingTable(f"t/{at}", config) for at in range(len(uses))] for _ in range(2))
+    grad = torch.randn(4, 3 * len(uses), generator=torch.Generator().manual_seed(seed))
+    for ts in (1, 2):
+        asked = asked_together([distinct(keys(use) + ts) for use in uses])
+        out = look_up_together(ours, asked, learn=True, ts=ts)
+        each = [table.gather(keys(use) + ts, learn=True, ts=ts).of(0) for table, use in zip(theirs, uses, strict=True)]
+        expected = torch.cat(each, 1)
+        assert torch.equal(out, expected)
+        for together in (out, expected):
+            torch.autograd.backward(together, grad)
+        for one, two in zip(ours, theirs, strict=True):
+            one.apply_gradients()
+            two.apply_gradients()
+            assert same(one.state(), two.state())
+    unlearned = look_up_together(ours, asked_together([distinct(keys([99] * 4))] * len(uses)))
+    assert not unlearned.requires_grad
 
 
 @given(n=st.integers(1, 6), drawn=st.lists(st.integers(0, 5), max_size=8), seed=st.integers(0, 99))
