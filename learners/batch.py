@@ -6,7 +6,6 @@ Legend: ``R`` requests, ``C`` candidates, ``H`` entries of one sequence, ``P`` p
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import Any
 
 import numba
@@ -47,11 +46,7 @@ class Batch:
 
     def values(self, name: str) -> npt.NDArray[Any]:
         """Return the values of a column, flat as by :meth:`ids`; of what type they are."""
-        return self.block.once(("values", name), partial(self._values, name))
-
-    def _values(self, name: str) -> npt.NDArray[Any]:
-        flat = self.ragged(name).values if self.block.is_ragged(name) else self.block.column(name)
-        return flat.reshape(-1)
+        return self.block.once(("values", name), lambda: self.block.values(name).reshape(-1))
 
     def distinct(self, *names: str) -> Distinct:
         """Return the ids of some columns deduped, a use each: what a table looks up."""
@@ -67,7 +62,7 @@ class Batch:
 
     def offsets(self, name: str) -> torch.Tensor:
         """Return the row bounds of a list column, int64 ``[R + 1]``."""
-        return self._own(("offsets", name), lambda: self.ragged(name).offsets)
+        return self._own(("offsets", name), lambda: self.ragged(name).offsets.copy())
 
     def request_of(self, name: str = CANDIDATES) -> torch.Tensor:
         """Return the request of every entry of a list column, int64 ``[N]``."""

@@ -184,8 +184,9 @@ class Inputs(nn.Module):
 
     def prepare(self, batch: Batch) -> None:
         """Make what :meth:`forward` and :meth:`observe` need of the batch alone: a thread may do it ahead of them."""
-        for names in self._asked.values():
-            batch.distinct(*names)
+        for table, names in self._asked.items():
+            if table not in self.request_ids:
+                batch.distinct(*names)
         if self.request_ids:
             self._request_asked(batch)
         for name in self.sequences:
@@ -281,9 +282,7 @@ class Inputs(nn.Module):
 
     def _request_asked(self, batch: Batch) -> Asked:
         names = self.request_ids
-        return batch.block.once(
-            ("asked together", *names), lambda: asked_together([batch.distinct(*self._asked[name]) for name in names])
-        )
+        return batch.block.once(("asked together", *names), lambda: asked_together([batch.ids(name) for name in names]))
 
     def _query_parts(self, batch: Batch, queries: Gathered | None, categories: Gathered | None) -> list[Tensor]:
         if queries is None:

@@ -126,8 +126,8 @@ class EmbeddingTable:
         return Gathered(weight, places, asked.keys, rows, asked.n_first)
 
     def look_up_into(self, leaf: torch.Tensor, start: int, asked: Distinct, *, learn: bool, ts: int) -> Rows:
-        """Write the vectors of :meth:`look_up` to ``leaf [.., D]`` from row ``start`` on; when learning, :meth:`apply_gradients`
-        finds their gradient there. Return the rows, int32 ``[U]``."""
+        """Write the vectors of :meth:`look_up` to ``leaf [.., D]`` from row ``start`` on, where :meth:`apply_gradients` finds
+        their gradient; return the rows, int32 ``[U]``."""
         self._check_own(asked.keys)
         if learn:
             self._expire(asked.keys, ts)
@@ -140,7 +140,7 @@ class EmbeddingTable:
         return rows
 
     def _on_cpu(self, asked: Distinct, out: npt.NDArray[np.float32], learn: bool, ts: int) -> Rows:
-        """Write vectors of distinct keys to ``out [U, D]`` and return their rows: where all are known with one compiled call."""
+        """Write vectors of distinct keys to ``out [U, D]``, return their rows: with one compiled call where all are known."""
         keys, seen = asked.keys, ts if learn else None
         rows = np.empty(len(keys), np.int32)
         unknown = self.index.look_up(keys, self._weight.numpy(), rows, out, seen)

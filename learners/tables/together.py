@@ -5,16 +5,17 @@ Legend: ``T`` tables, ``N`` entries of each one's use, ``U`` distinct keys over 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numba
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from learners import gather
-from learners.tables.distinct import Distinct
+from learners.tables.distinct import Distinct, Keys, Rows
+from learners.tables.probing import dedupe
+from learners.tables.storage import power_of_two
 from learners.tables.table import EmbeddingTable
 
 __all__ = ["Asked", "asked_together", "look_up_together"]
@@ -23,20 +24,38 @@ __all__ = ["Asked", "asked_together", "look_up_together"]
 class Asked(NamedTuple):
     """What is asked of some tables: a function of the batch alone."""
 
-    distinct: tuple[Distinct, ...]
+    distinct: list[Distinct]
     bounds: list[int]
     """Where the rows of each table begin among all, and where they end, ``[T + 1]``."""
-    places: npt.NDArray[np.int64]
+    places: Keys
     """Row of each entry and table, ``[N * T]``."""
 
 
-def asked_together(distinct: Sequence[Distinct]) -> Asked:
-    """Return the first uses of some tables, equally long, as one."""
-    bounds = [0, *itertools.accumulate(len(each.keys) for each in distinct)]
-    places = np.empty((len(distinct[0].places[0]), len(distinct)), np.int64)
-    for at, (each, start) in enumerate(zip(distinct, bounds, strict=False)):
-        np.add(each.places[0].numpy(), start, out=places[:, at])
-    return Asked(tuple(distinct), bounds, places.reshape(-1))
+def asked_together(columns: Sequence[Keys]) -> Asked:
+    """Dedupe the keys of some tables, equally many, ``[N]`` each."""
+    n, n_tables = len(columns[0]), len(columns)
+    keys = np.empty((n_tables, n), np.int64)
+    for at, column in enumerate(columns):
+        keys[at] = column
+    unique, own, places = np.empty(n * n_tables, np.int64), np.empty((n_tables, n), np.int64), np.empty((n, n_tables), np.int64)
+    bounds, slots = np.zeros(n_tables + 1, np.int64), np.empty((n_tables, power_of_two(2 * n + 1)), np.int32)
+    _dedupe_each(keys, slots, unique, own, places, bounds)
+    ends = bounds.tolist()
+    distinct = [
+        Distinct(unique[start:end], [torch.from_numpy(each)], end - start, hashed)
+        for start, end, each, hashed in zip(ends, ends[1:], own, slots, strict=False)
+    ]
+    return Asked(distinct, ends, places.reshape(-1))
+
+
+@numba.njit(cache=True, nogil=True)
+def _dedupe_each(keys: Keys, slots: Rows, unique: Keys, own: Keys, places: Keys, bounds: Keys) -> None:
+    slots[:] = -1
+    for table in range(len(keys)):
+        start = bounds[table]
+        bounds[table + 1] = start + dedupe(keys[table], slots[table], unique[start:], own[table], 0)
+        for i in range(keys.shape[1]):
+            places[i, table] = start + own[table, i]
 
 
 def look_up_together(tables: Sequence[EmbeddingTable], asked: Asked, *, learn: bool = False, ts: int = 0) -> torch.Tensor:
