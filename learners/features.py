@@ -313,7 +313,7 @@ class Inputs(nn.Module):
     def _candidate_floats(self, batch: Batch) -> Tensor:
         floats = self._given(batch)
         if self.config.statistics:
-            floats = np.concatenate([floats, _columns(self._statistics(batch), batch.n_candidates)], 1)
+            floats = _columns([*floats.T, *self._statistics(batch)], batch.n_candidates)
         return torch.from_numpy(floats).to(batch.device)
 
     def _positions(self, batch: Batch) -> Tensor:
@@ -328,11 +328,11 @@ class Inputs(nn.Module):
         rate lately, all as of before this batch."""
         assert self.rates is not None
         asked, now = batch.distinct(*self._asked["item"]).first(), request_times(batch)
-        places = asked.places[0].numpy()
-        count, first_ts = (column[places] for column in self.tables["item"].statistics(asked.keys))
-        age_hours = np.where(count > 0, (now - first_ts).clip(min=0), 0) / HOUR_MS
+        places, (count, first_ts) = asked.places[0].numpy(), self.tables["item"].statistics(asked.keys)
+        age_hours = np.empty(len(now))
+        _ages(places, count, first_ts, now, age_hours)
         impressions, rate = self.rates.lately(asked, now)
-        return [np.log1p(count), np.log1p(age_hours), np.log1p(impressions), np.log(rate)]
+        return [np.log1p(count)[places], np.log1p(age_hours), np.log1p(impressions), np.log(rate)]
 
 
 def request_times(batch: Batch) -> Keys:
@@ -346,6 +346,13 @@ def _length_and_recency(batch: Batch, sequence: str) -> tuple[Floats, Floats]:
     length, seconds = np.empty((2, batch.n_requests))
     _since_newest(batch.ids("ts"), times, offsets, length, seconds)
     return np.log1p(length).astype(np.float32), np.log1p(seconds).astype(np.float32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _ages(places: Keys, count: Keys, first_ts: Keys, now: Keys, hours: Doubles) -> None:
+    for i in range(len(places)):
+        at = places[i]
+        hours[i] = max(now[i] - first_ts[at], 0) / HOUR_MS if count[at] > 0 else 0.0
 
 
 @numba.njit(cache=True, nogil=True)

@@ -77,10 +77,9 @@ class Rates:
 
     def count(self, asked: Distinct, amounts: Floats, ts: int) -> None:
         """Do what :meth:`learn` does, of items ``[C]``, :meth:`amounts` and the newest request's time (ms)."""
-        keep = None
-        if self._half_life_ms is not None:
-            keep = self._kept(self.table.last_ts(asked.keys), ts)[asked.places[0].numpy()]
-        self.table.add(asked, amounts, ts, keep=keep)
+        rows = self.table.admit(asked)
+        keep = None if self._half_life_ms is None else self._kept(self.table.last_of(rows), ts)
+        self.table.add_to(rows, asked, amounts, ts, keep)
         self._total += amounts.sum(0)
 
     def state(self) -> State:

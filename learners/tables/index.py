@@ -130,6 +130,12 @@ class RowIndex:
         counted = self.count, times.first, times.last, self.changed
         return int(probing.look_up(self._slots, self.keys, keys, weight, rows, out, *counted, ts is not None, code))
 
+    def seen(self, keys: Keys) -> tuple[Keys, Keys]:
+        """Return how often keys were counted, and when first (ms), int64 ``[N]`` each; 0 for unknown keys."""
+        counts, first = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
+        probing.seen(self._slots, self.keys, keys, self.count, self.times.first, self.times.base, counts, first)
+        return counts, first
+
     def touch(self, rows: Rows, ts: int) -> None:
         """Count one use of every one of the distinct ``rows`` at event time ``ts`` (ms)."""
         code, times = self.times.code(ts), self.times

@@ -224,6 +224,17 @@ def look_up(
 
 
 @numba.njit(cache=True, nogil=True)
+def seen(slots: Slots, row_keys: Keys, wanted: Keys, count: Counts, first: Codes, base: int, counts: Keys, times: Keys) -> None:
+    """Write count and first time of the wanted keys to zeros; ``base`` stands for 0 in ``first``, whose own 0 is no time."""
+    rows = np.empty(len(wanted), np.int32)
+    find(slots, row_keys, wanted, rows)
+    for i in range(len(rows)):
+        if rows[i] > 0:
+            counts[i] = count[rows[i]]
+            times[i] = np.int64(first[rows[i]]) + base if first[rows[i]] != 0 else 0
+
+
+@numba.njit(cache=True, nogil=True)
 def initial(keys: Keys, seed: int, scale: float, out: npt.NDArray[np.float32]) -> None:
     """Write each key's initial vector, uniform in [-scale, scale): a function of (seed, key) alone, so the order of arrival
     does not matter and a key that was never learned can be scored without being admitted."""

@@ -205,10 +205,7 @@ class EmbeddingTable:
 
     def statistics(self, keys: Keys) -> tuple[Keys, Keys]:
         """Return (count of learned batches, ts of the first) of keys, int64 ``[N]`` each; 0 for unknown keys."""
-        rows = self.index.find(keys)
-        known, safe = rows > 0, rows.clip(min=0)
-        counts, first = self.index.count[safe].astype(np.int64), self.index.times.first_of(safe)
-        return np.where(known, counts, 0), np.where(known, first, 0)
+        return self.index.seen(keys)
 
     def _check_own(self, keys: Keys) -> None:
         if self.shard.of > 1 and ((shard_of(keys, self.shard.of) != self.shard.at) & (keys != 0)).any():
