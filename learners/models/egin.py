@@ -157,6 +157,8 @@ class EGIN(ClickNetwork):
         batch.offsets(CANDIDATES)
         for kind in self.nodes:
             batch.distinct(*self._columns(kind))
+        if self.place is not None:
+            self.place.asked(batch)
         if self.config.graph:
             prepare_subgraph(batch, self.sequence, self.config.edges, queries=self.has_queries)
             for kind in self.nodes:

@@ -19,7 +19,13 @@ from learners.tables.together import asked_together, look_up_together
 
 KEYS = st.lists(st.integers(0, 12), max_size=20)
 DRAWING = {"edges": {"share_seed": 0.5, "cap": 6}, "subsample": 0.05}
-OPTIONS = [("egin", {}), ("egin", DRAWING), ("egin", {"graph_table": "shared"}), *((kind, {}) for kind in BUILT_IN)]
+OPTIONS = [
+    ("egin", {}),
+    ("egin", {"place_bias": True}),
+    ("egin", DRAWING),
+    ("egin", {"graph_table": "shared"}),
+    *((kind, {}) for kind in BUILT_IN),
+]
 
 
 def keys(values: list[int]) -> np.ndarray:
