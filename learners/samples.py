@@ -179,6 +179,7 @@ class SampleBlock:
         if first or last != len(child):
             child = child.slice(first, last - first)
             offsets -= first
+        offsets.setflags(write=False)  # Shared by all who ask, as the values are, which Arrow makes read-only.
         found = self._ragged[name] = Ragged(_flat(child), offsets)
         return found
 
