@@ -144,7 +144,7 @@ class PlainLearner:
 
     def __call__(self, block: SampleBlock) -> Tensor:
         """Score and learn a block; return probabilities ``[C]``."""
-        batch = self._padded(block)
+        batch = self.prepare(block)
         logits: Tensor = self.model(batch.target, batch.history)
         loss = binary_cross_entropy_with_logits(logits, batch.labels)
         if self.kind == "egin" and self.pushed:
@@ -161,6 +161,10 @@ class PlainLearner:
         if self.kind == "egin":
             self._push(batch.clicks[:, :-1][batch.fresh[:, :-1]])
         return logits.detach().sigmoid()
+
+    def prepare(self, block: SampleBlock) -> Padded:
+        """Return the block padded, made once; on any thread, as a ``DataLoader`` would."""
+        return block.once(("padded", self.kind, self.rows), lambda: self._padded(block))
 
     def _push(self, rows: Tensor) -> None:
         self.queue[(self.pushed + torch.arange(len(rows))) % QUEUE] = rows

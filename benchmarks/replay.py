@@ -5,7 +5,8 @@
     python benchmarks/replay.py --quick
 
 Without --log a generated one is joined first. All sides score and learn every request (``immediate``). The replay also reads,
-decodes, merges and counts its metrics; "from raw events" it joins them too, on the fly. Ratios are of wall time, of CPU time
+decodes, merges, prepares its batches ahead and counts its metrics, which the learner fed from memory leaves out or does in its
+steps; "from raw events" it joins them too, on the fly. Ratios are of wall time, of CPU time
 of the thread that learns (what it does itself, and so what is left where other threads find a free core) and of the process.
 
 --laps replays the log's samples so often in a row, each lap later in time and with ids of its own: a long stream of new ids
@@ -150,7 +151,7 @@ def bare(config: RunConfig, source: Source, blocks: list[SampleBlock]) -> Took:
 
     def learn() -> None:
         for block in blocks:
-            entrant.learner.predict_learn(block)
+            entrant.learner.predict_learn(SampleBlock(block.batch, block.schema))  # a block keeps what was made of it
 
     return timed(learn)
 

@@ -28,7 +28,7 @@ from torch import nn
 
 from learners.checkpoint.background import StateCopy
 from learners.checkpoint.tensors import write_tensors
-from learners.tables import EmbeddingTable, TableConfig
+from learners.tables import EmbeddingTable, TableConfig, probing
 from learners.tables.index import State
 
 DIM, BATCH, REPEATS, FILLED_BY, TOUCHING = 16, 20_000, 15, 100_000, 50
@@ -139,7 +139,7 @@ def measure(n_rows: int, with_peers: bool) -> None:
         table.update(keys, grad, TS)
 
     def by_row() -> None:
-        table._vectors(keys, rows)
+        probing.gather(table._weight.numpy(), rows, np.empty((BATCH, DIM), np.float32))
         table.update_rows(rows, grad)
 
     runs: dict[str, Callable[[], object]] = {

@@ -5,7 +5,7 @@ Legend: ``R`` requests, ``C`` candidates, ``H`` entries of one sequence, ``P`` p
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numba
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from learners.samples import Ragged, SampleBlock
+from learners.tables.distinct import Distinct, distinct
 
 CANDIDATES = "candidate.item"
 Offsets = npt.NDArray[np.int64]
@@ -21,6 +22,9 @@ Offsets = npt.NDArray[np.int64]
 
 class Batch:
     """What a model sees of a block, on a device.
+
+    What it makes stays with the block (:meth:`SampleBlock.once`): models side by side share it, and a thread that reads ahead
+    can have it made before the step (:meth:`learners.learner.Learner.prepare`).
 
     Args:
         block: requests to score or to learn.
@@ -31,15 +35,10 @@ class Batch:
         self.block = block
         self.device = device
         self.n_requests = len(block)
-        self._ragged: dict[str, Ragged] = {}
-        self._values: dict[str, npt.NDArray[Any]] = {}
-        self._tensors: dict[str, torch.Tensor] = {}
 
     def ragged(self, name: str) -> Ragged:
         """Return a list column, values ``[N]`` and offsets ``[R + 1]``."""
-        if name not in self._ragged:
-            self._ragged[name] = self.block.ragged(name)
-        return self._ragged[name]
+        return self.block.ragged(name)
 
     def ids(self, name: str) -> npt.NDArray[np.int64]:
         """Return the ids or times of a column, flat: ``[N]`` of a list column, ``[R]`` or ``[R * K]`` of a plain one."""
@@ -47,14 +46,15 @@ class Batch:
 
     def values(self, name: str) -> npt.NDArray[Any]:
         """Return the values of a column, flat as by :meth:`ids`; of what type they are."""
-        if name not in self._values:
-            flat = self.ragged(name).values if name in self._ragged or self.block.is_ragged(name) else self.block.column(name)
-            self._values[name] = flat.reshape(-1)
-        return self._values[name]
+        return self.block.once(("values", name), lambda: self.block.values(name).reshape(-1))
+
+    def distinct(self, *names: str) -> Distinct:
+        """Return the ids of some columns deduped, a use each: what a table looks up."""
+        return self.block.once(("distinct", names), lambda: distinct(*(self.ids(name) for name in names)))
 
     def floats(self, name: str) -> torch.Tensor:
         """Return a float column as a tensor, ``[N]`` of a list column or ``[R]`` of a plain one."""
-        return self.tensor(self.values(name))
+        return self._own(("floats", name), lambda: self.values(name).copy())
 
     def tensor(self, values: npt.NDArray[Any]) -> torch.Tensor:
         """Return an array as a tensor on the device, copied (blocks are read-only)."""
@@ -62,38 +62,58 @@ class Batch:
 
     def offsets(self, name: str) -> torch.Tensor:
         """Return the row bounds of a list column, int64 ``[R + 1]``."""
-        key = f"{name}/offsets"
-        if key not in self._tensors:
-            self._tensors[key] = self.tensor(self.ragged(name).offsets)
-        return self._tensors[key]
+        return self._own(("offsets", name), lambda: self.ragged(name).offsets.copy())
 
     def request_of(self, name: str = CANDIDATES) -> torch.Tensor:
         """Return the request of every entry of a list column, int64 ``[N]``."""
-        key = f"{name}/request"
-        if key not in self._tensors:
-            offsets = self.ragged(name).offsets
-            self._tensors[key] = self.tensor(np.repeat(np.arange(self.n_requests), np.diff(offsets)))
-        return self._tensors[key]
+        return self._own(("request", name), lambda: rows_of(self.ragged(name).offsets))
 
-    @cached_property
+    def _own(self, key: Hashable, make: Callable[[], npt.NDArray[Any]]) -> torch.Tensor:
+        """Return an array of the block, made once, as a tensor on the device; nobody writes to it."""
+        return self.block.once(key, lambda: torch.from_numpy(make())).to(self.device)
+
+    def prepare(self) -> None:
+        """Make what every network asks for."""
+        self.request_of()
+        self.floats("candidate.label")
+        self.floats("candidate.weight")
+        self._newest_ts()
+
+    @property
     def n_candidates(self) -> int:
         """Candidates over all requests (``C``)."""
         return len(self.ragged(CANDIDATES).values)
 
-    @cached_property
+    @property
     def labels(self) -> torch.Tensor:
         """Labels, float32 ``[C]``."""
         return self.floats("candidate.label")
 
-    @cached_property
+    @property
     def weights(self) -> torch.Tensor:
         """Weights in the loss, float32 ``[C]``."""
         return self.floats("candidate.weight")
 
-    @cached_property
+    @property
     def newest_ts(self) -> int:
         """Largest request time in the batch, UTC ms."""
-        return int(self.ids("ts").max()) if self.n_requests else 0
+        return self._newest_ts()
+
+    def _newest_ts(self) -> int:
+        return self.block.once("newest_ts", lambda: int(self.ids("ts").max()) if self.n_requests else 0)
+
+
+def rows_of(offsets: Offsets) -> Offsets:
+    """Return the row of every entry, int64 ``[N]``, of row bounds ``[R + 1]``."""
+    rows = np.empty(offsets[-1], np.int64)
+    _fill_rows(offsets, rows)
+    return rows
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill_rows(offsets: Offsets, rows: Offsets) -> None:
+    for row in range(len(offsets) - 1):
+        rows[offsets[row] : offsets[row + 1]] = row
 
 
 def pairs(left: Offsets, right: Offsets) -> tuple[Offsets, Offsets]:

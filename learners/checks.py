@@ -10,6 +10,7 @@ candidate and request, serving and training agree, scoring changes nothing, ever
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -189,6 +190,21 @@ def check_other_candidates_are_irrelevant(case: Case) -> None:
     changed[first] = items.values[first]
     scores = learner.predict(replaced(block, candidate__item=Ragged(changed, items.offsets)))
     np.testing.assert_allclose(scores[first], learner.predict(block)[first], atol=TOLERANCE, err_msg="candidates leak")
+
+
+def check_preparing_changes_nothing(case: Case) -> None:
+    """A block that was prepared ahead, on another thread, gives the same bits as one that was not; preparing learns nothing."""
+    ahead, alone = case.trained(), case.trained()
+    for seed in range(10, 13):
+        block, own = (random_block(case.schema, seed=seed, n_items=80) for _ in range(2))
+        before = _copy(ahead.state())
+        thread = threading.Thread(target=ahead.prepare, args=(block,))
+        thread.start()
+        thread.join()
+        assert _same(before, ahead.state()), "prepare changed the state"
+        assert np.array_equal(ahead.predict(block), alone.predict(own)), "scores differ"
+        assert np.array_equal(ahead.predict_learn(block)[0], alone.predict_learn(own)[0]), "scores of learning differ"
+    assert _same(ahead.state(), alone.state()), "what was learned differs"
 
 
 def check_labels_and_truth_are_unseen(case: Case) -> None:

@@ -26,11 +26,14 @@ from learners.request_mlp import Part, SlotPart, distinct
 from learners.samples import QUERY, QUERY_CATEGORIES
 from learners.tables import EmbeddingTable, Gathered, TableConfig
 from learners.tables.index import Keys
+from learners.tables.together import Asked, asked_together, look_up_together
 from learners.vector_inputs import VectorInputs
 
 HOUR_MS = 3_600_000.0
 PRIOR = 20.0  # impressions that the stream's own click rate counts for
 NO_KEYS: Keys = np.zeros(0, np.int64)
+MAY_HAVE_MORE = ("item", "query")
+"""Tables whose last use is what a network looks up beside the batch's own ids, none by default."""
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
@@ -141,6 +144,7 @@ class Inputs(nn.Module):
         self.n_candidate_floats = len(self.candidate_floats) + 4 * config.statistics
         self.standardise_request = Standardise(self.n_request_floats)
         self.standardise_candidate = Standardise(self.n_candidate_floats)
+        self._asked = self._columns_of_tables()
         self._seen: tuple[Tensor, Tensor] | None = None
         self.vectors: VectorInputs | None = None
         if by_vector and config.vectors == "auto" and context.vectors is not None:
@@ -148,6 +152,17 @@ class Inputs(nn.Module):
 
     def _table(self, name: str, dim: int, context: ModelContext) -> EmbeddingTable:
         return EmbeddingTable(f"{context.name}/{name}", self.config.table(dim), context.seed, context.device)
+
+    def _columns_of_tables(self) -> dict[str, tuple[str, ...]]:
+        """Return the columns whose ids each table looks up, a use each."""
+        asked = {
+            "item": (CANDIDATES, *(f"{name}.item" for name in self.sequences)),
+            "category": ("candidate.category", *(f"{name}.category" for name in self.sequences)),
+            "query": ("query", f"{QUERY}.id"),
+        }
+        if self.has_query:
+            asked["category"] += ("query_category", f"{QUERY}.category")
+        return {name: asked.get(name, (name,)) for name in self.tables}
 
     @property
     def target_dim(self) -> int:
@@ -167,41 +182,62 @@ class Inputs(nn.Module):
         ids = self.config.feature_dim * len(self.request_ids)
         return len(self.sequences) * self.target_dim + query + ids + 2 * self.n_request_floats
 
+    def prepare(self, batch: Batch) -> None:
+        """Make what :meth:`forward` and :meth:`observe` need of the batch alone: a thread may do it ahead of them."""
+        for table, names in self._asked.items():
+            if table not in self.request_ids:
+                batch.distinct(*names)
+        if self.request_ids:
+            self._request_asked(batch)
+        for name in self.sequences:
+            batch.offsets(f"{name}.item")
+        if self.has_query:
+            batch.offsets(f"{QUERY}.id")
+        self._request_floats(batch)
+        self._given(batch)
+        if self.position is not None:
+            self._positions(batch)
+        if self.rates is not None:
+            request_times(batch)
+            self.rates.amounts(batch.block)
+
     def forward(self, batch: Batch, learn: bool, more_items: Keys = NO_KEYS, more_queries: Keys = NO_KEYS) -> Encoded:
         """Encode a batch; when learning, tables admit new ids and wait for gradients.
 
         ``more_items`` and ``more_queries`` are looked up with the batch's own and are the last use of their table: negatives.
         """
-        ts = batch.newest_ts
         request_floats, candidate_floats = self._request_floats(batch), self._candidate_floats(batch)
-        item_ids = [batch.ids(CANDIDATES), *(batch.ids(f"{name}.item") for name in self.sequences)]
-        items = self.tables["item"].gather(*item_ids, more_items, learn=learn, ts=ts)
-        categories = self._categories(batch, learn) if self.has_category else None
-        queries = self._queries(batch, learn, more_queries) if self.has_query else None
-        tables = [items] + ([categories] if categories else [])
-        histories_of = [crossed(batch, t, use, f"{n}.item") for use, n in enumerate(self.sequences, 1) for t in tables]
+        items = self._look_up(batch, "item", learn, more_items)
+        categories = self._look_up(batch, "category", learn) if self.has_category else None
+        queries = self._look_up(batch, "query", learn, more_queries) if self.has_query else None
+        looked_up = [items] + ([categories] if categories else [])
+        histories_of = [crossed(batch, t, use, f"{n}.item") for use, n in enumerate(self.sequences, 1) for t in looked_up]
         self._seen = (request_floats, candidate_floats) if learn else None
-        candidate: list[Part | SlotPart] = [distinct(table) for table in tables]
-        candidate += [distinct(feature) for feature in self._id_features(batch, self.candidate_ids, learn)]
+        candidate: list[Part | SlotPart] = [distinct(table) for table in looked_up]
+        candidate += [distinct(self._look_up(batch, name, learn)) for name in self.candidate_ids]
         if self.position is not None:
-            place = batch.tensor(batch.ids("candidate.position").clip(-1, self.config.n_positions - 1) + 1)
-            candidate.append(Part(self.position.weight, place))
-        candidate.append(Part(self.standardise_candidate(candidate_floats)))
+            candidate.append(Part(self.position.weight, self._positions(batch)))
+        if self.n_candidate_floats:
+            candidate.append(Part(self.standardise_candidate(candidate_floats)))
         request = [*(history.request for history in histories_of), *self._query_parts(batch, queries, categories)]
-        request += [feature.of(0) for feature in self._id_features(batch, self.request_ids, learn)]
+        if self.request_ids:
+            tables = [self.tables[name] for name in self.request_ids]
+            request.append(look_up_together(tables, self._request_asked(batch), learn=learn, ts=batch.newest_ts))
         request.append(self.standardise_request(request_floats))
         products: list[Part | SlotPart] = [Part(history.candidate) for history in histories_of]
+        item_ids = [batch.ids(name) for name in self._asked["item"]]
         return Encoded(candidate, torch.cat(request, 1), products, items, categories, queries, item_ids)
 
     def observe(self, batch: Batch) -> None:
         """Take in what only counts from the next batch on: moments of the floats just learned, impressions and clicks."""
         if self._seen is not None:
             self.standardise_request.observe(self._seen[0])
-            self.standardise_candidate.observe(self._seen[1])
+            if self.n_candidate_floats:
+                self.standardise_candidate.observe(self._seen[1])
             self._seen = None
         if self.rates is not None:
-            items, labels, weights = (batch.values(f"candidate.{part}") for part in ("item", "label", "weight"))
-            self.rates.count(items, labels, weights, batch.newest_ts)
+            asked = batch.distinct(*self._asked["item"]).first()
+            self.rates.count(asked, self.rates.amounts(batch.block), batch.newest_ts)
 
     def memory(self) -> State:
         """Return what is neither parameter, buffer nor table: impressions and clicks."""
@@ -237,15 +273,16 @@ class Inputs(nn.Module):
         parts = [encoded.items.of(use)] + ([encoded.categories.of(use)] if encoded.categories else [])
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    def _categories(self, batch: Batch, learn: bool) -> Gathered:
-        keys = [batch.ids("candidate.category"), *(batch.ids(f"{name}.category") for name in self.sequences)]
-        if self.has_query:
-            keys += [batch.ids("query_category"), batch.ids(f"{QUERY}.category")]
-        return self.tables["category"].gather(*keys, learn=learn, ts=batch.newest_ts)
+    def _look_up(self, batch: Batch, table: str, learn: bool, more: Keys = NO_KEYS) -> Gathered:
+        """Look a table's columns up, and ``more`` as one more use where it has any (or may have, of items and queries)."""
+        asked = batch.distinct(*self._asked[table])
+        if table in MAY_HAVE_MORE:
+            asked = asked.with_more(more)
+        return self.tables[table].look_up(asked, learn=learn, ts=batch.newest_ts)
 
-    def _queries(self, batch: Batch, learn: bool, more: Keys) -> Gathered:
-        own = batch.ids("query"), batch.ids(f"{QUERY}.id")
-        return self.tables["query"].gather(*own, more, learn=learn, ts=batch.newest_ts)
+    def _request_asked(self, batch: Batch) -> Asked:
+        names = self.request_ids
+        return batch.block.once(("asked together", *names), lambda: asked_together([batch.ids(name) for name in names]))
 
     def _query_parts(self, batch: Batch, queries: Gathered | None, categories: Gathered | None) -> list[Tensor]:
         if queries is None:
@@ -256,31 +293,51 @@ class Inputs(nn.Module):
             parts.append(own.sum(1))  # missing categories are 0
         return parts
 
-    def _id_features(self, batch: Batch, names: list[str], learn: bool) -> list[Gathered]:
-        return [self.tables[name].gather(batch.ids(name), learn=learn, ts=batch.newest_ts) for name in names]
-
     def _request_floats(self, batch: Batch) -> Tensor:
-        columns: list[npt.NDArray[Any]] = [batch.values(name) for name in self.request_floats]
-        for name in self.sequences:
-            columns += _length_and_recency(batch, name)
-        return _columns(columns, batch.n_requests, batch)
+        def make() -> Floats:
+            columns: list[npt.NDArray[Any]] = [batch.values(name) for name in self.request_floats]
+            for name in self.sequences:
+                columns += _length_and_recency(batch, name)
+            return _columns(columns, batch.n_requests)
+
+        key = ("request floats", *self.request_floats, None, *self.sequences)
+        return torch.from_numpy(batch.block.once(key, make)).to(batch.device)
+
+    def _given(self, batch: Batch) -> Floats:
+        """Return the candidates' float features as they are given, ``[C, n]``."""
+        key = ("candidate floats", *self.candidate_floats)
+        return batch.block.once(
+            key, lambda: _columns([batch.values(name) for name in self.candidate_floats], batch.n_candidates)
+        )
 
     def _candidate_floats(self, batch: Batch) -> Tensor:
-        columns: list[npt.NDArray[Any]] = [batch.values(name) for name in self.candidate_floats]
+        floats = self._given(batch)
         if self.config.statistics:
-            columns += self._statistics(batch)
-        return _columns(columns, batch.n_candidates, batch)
+            floats = _columns([*floats.T, *self._statistics(batch)], batch.n_candidates)
+        return torch.from_numpy(floats).to(batch.device)
+
+    def _positions(self, batch: Batch) -> Tensor:
+        last = self.config.n_positions - 1
+        found = batch.block.once(
+            ("positions", last), lambda: batch.ids("candidate.position").clip(-1, last).astype(np.int64) + 1
+        )
+        return torch.from_numpy(found).to(batch.device)
 
     def _statistics(self, batch: Batch) -> list[npt.NDArray[Any]]:
         """Return logs of (1 + batches learned with the item), (1 + its age in hours), (1 + impressions lately) and of its click
         rate lately, all as of before this batch."""
         assert self.rates is not None
-        items = batch.ids(CANDIDATES)
-        now = np.repeat(batch.ids("ts"), batch.ragged(CANDIDATES).lengths)
-        count, first_ts = self.tables["item"].statistics(items)
-        age_hours = np.where(count > 0, (now - first_ts).clip(min=0), 0) / HOUR_MS
-        impressions, rate = self.rates.lately(items, now)
-        return [np.log1p(count), np.log1p(age_hours), np.log1p(impressions), np.log(rate)]
+        asked, now = batch.distinct(*self._asked["item"]).first(), request_times(batch)
+        places, (count, first_ts) = asked.places[0].numpy(), self.tables["item"].statistics(asked.keys)
+        age_hours = np.empty(len(now))
+        _ages(places, count, first_ts, now, age_hours)
+        impressions, rate = self.rates.lately(asked, now)
+        return [np.log1p(count)[places], np.log1p(age_hours), np.log1p(impressions), np.log(rate)]
+
+
+def request_times(batch: Batch) -> Keys:
+    """Return the time of each candidate's request, UTC ms, int64 ``[C]``."""
+    return batch.block.once("request times", lambda: batch.ids("ts")[batch.request_of().cpu().numpy()])
 
 
 def _length_and_recency(batch: Batch, sequence: str) -> tuple[Floats, Floats]:
@@ -292,14 +349,21 @@ def _length_and_recency(batch: Batch, sequence: str) -> tuple[Floats, Floats]:
 
 
 @numba.njit(cache=True, nogil=True)
+def _ages(places: Keys, count: Keys, first_ts: Keys, now: Keys, hours: Doubles) -> None:
+    for i in range(len(places)):
+        at = places[i]
+        hours[i] = max(now[i] - first_ts[at], 0) / HOUR_MS if count[at] > 0 else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
 def _since_newest(now: Keys, times: Keys, offsets: Keys, length: Doubles, seconds: Doubles) -> None:
     for r in range(len(now)):
         length[r] = offsets[r + 1] - offsets[r]
         seconds[r] = max(now[r] - times[offsets[r + 1] - 1], 0) / 1000.0 if length[r] > 0 else np.nan
 
 
-def _columns(columns: list[npt.NDArray[Any]], n: int, batch: Batch) -> Tensor:
+def _columns(columns: list[npt.NDArray[Any]], n: int) -> Floats:
     joined = np.empty((n, len(columns)), np.float32)
     for at, column in enumerate(columns):
         joined[:, at] = column
-    return torch.from_numpy(joined).to(batch.device)
+    return joined

@@ -26,6 +26,14 @@ class Learner(abc.ABC):
     tells_items_apart: bool = True
     """Whether an item's own history of clicks moves its score; False for rules of place, which the check for it passes over."""
 
+    def prepare(self, block: SampleBlock) -> None:  # noqa: B027 - a learner may leave all of it to the step
+        """Make ahead what a step on the block needs of the block alone, and keep it there (:meth:`SampleBlock.once`).
+
+        Called on another thread while blocks before it are learned, or not at all: so it reads no state that learning changes,
+        and scores and what is learned have the same bits without it. A few calls that leave Python are worth it; the rest takes
+        the interpreter from the step. What it raises comes where the block does.
+        """
+
     @abc.abstractmethod
     def predict(self, block: SampleBlock) -> Scores:
         """Return the probability of the label for every candidate, float32 ``[C]`` in the order of ``candidate.item``."""

@@ -45,6 +45,11 @@ class ClickNetwork(nn.Module, abc.ABC):
         The logits must be the same whether ``learn`` or not.
         """
 
+    def prepare(self, batch: Batch) -> None:
+        """Make what :meth:`forward` and :meth:`after` need of the batch alone; see :meth:`learners.learner.Learner.prepare`."""
+        batch.prepare()
+        self.inputs.prepare(batch)
+
     def loss_weights(self) -> Mapping[str, float]:
         """Return the weight of each loss beside the click loss (alpha, beta, gamma in EGIN's Eq. 1)."""
         return {}
@@ -82,6 +87,10 @@ class NeuralLearner(Learner):
         parameters = list(self.network.parameters())
         self.optimiser = DenseAdam(parameters, rate) if on_cpu else torch.optim.Adam(parameters, lr=rate, fused=True)
         self.step = 0
+
+    def prepare(self, block: SampleBlock) -> None:
+        """Make what the network needs of the block alone."""
+        self.network.prepare(Batch(block, self.device))
 
     def predict(self, block: SampleBlock) -> Scores:
         """Return click probabilities, ``[C]``."""

@@ -17,7 +17,7 @@ from learners.batch import CANDIDATES, Batch
 from learners.gather import rows
 from learners.models import ModelContext
 from learners.samples import Ragged
-from learners.tables import EmbeddingTable, TableConfig
+from learners.tables import Distinct, EmbeddingTable, TableConfig, distinct
 
 __all__ = ["PlaceBias", "entries_ago"]
 
@@ -43,11 +43,19 @@ class PlaceBias:
         self.table = EmbeddingTable(f"{context.name}/place", config, context.seed, context.device)
         self._sequence, self._n_positions = sequence, n_positions
 
+    def asked(self, batch: Batch) -> Distinct:
+        """Return the pairs of the candidates, made once."""
+
+        def make() -> Distinct:
+            ages = entries_ago(batch.ragged(CANDIDATES), batch.ragged(f"{self._sequence}.item"))
+            places = batch.ids("candidate.position").clip(-1, self._n_positions - 1) + 2  # from 1 on: key 0 is a missing id
+            return distinct(places * AGES + ages)
+
+        return batch.block.once(("places and ages", self._sequence, self._n_positions), make)
+
     def __call__(self, batch: Batch, learn: bool) -> Tensor:
         """Return the logits, ``[C]``."""
-        ages = entries_ago(batch.ragged(CANDIDATES), batch.ragged(f"{self._sequence}.item"))
-        places = batch.ids("candidate.position").clip(-1, self._n_positions - 1) + 2  # from 1 on: key 0 is a missing id
-        gathered = self.table.gather(places * AGES + ages, learn=learn, ts=batch.newest_ts)
+        gathered = self.table.look_up(self.asked(batch), learn=learn, ts=batch.newest_ts)
         return rows(gathered.weight, gathered.places[0]).view(-1)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from learners.learner import Learner, Scores, State, Stats
 from learners.samples import SampleBlock
-from learners.tables import CountTable
+from learners.tables import CountTable, Distinct, distinct
 
 Keys = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -36,11 +36,12 @@ class Rates:
 
     def predict(self, items: Keys, ts: Keys | None = None) -> Scores:
         """Return the smoothed rate of every item ``[C]``, as of ``ts`` (ms, ``[C]``) where counts are forgotten."""
-        return self.lately(items, ts)[1].astype(np.float32)
+        return self.lately(distinct(items), ts)[1].astype(np.float32)
 
-    def lately(self, items: Keys, ts: Keys | None = None) -> tuple[Floats, Floats]:
-        """Return impressions and smoothed rate of every item, ``[C]`` each; arguments as for :meth:`predict`."""
-        counts, last_ts = self.table.read_last(items)
+    def lately(self, asked: Distinct, ts: Keys | None = None) -> tuple[Floats, Floats]:
+        """Return impressions and smoothed rate of every item ``[C]`` that is asked for; ``ts`` as for :meth:`predict`."""
+        found, places = self.table.read_last(asked.keys), asked.places[0].numpy()
+        counts, last_ts = (column[places] for column in found)
         if ts is not None:
             counts *= self._kept(last_ts, ts)[:, None]
         mean = self._total[1] / self._total[0]
@@ -52,18 +53,33 @@ class Rates:
         kept: npt.NDArray[np.float64] = np.exp2(-elapsed / self._half_life_ms)
         return kept
 
-    def learn(self, block: SampleBlock) -> None:
-        """Count every candidate as an impression and every label as a click, by weight."""
-        items, labels, weights = (block.ragged(f"candidate.{part}").values for part in ("item", "label", "weight"))
-        self.count(items, labels, weights, int(block.column("ts").max()) if len(block) else 0)
+    @staticmethod
+    def amounts(block: SampleBlock) -> Floats:
+        """Return what a block adds, ``[C, 2]``: every candidate is an impression and every label a click, by weight."""
 
-    def count(self, items: Keys, labels: Scores, weights: Scores, ts: int) -> None:
-        """Do what :meth:`learn` does, of arrays ``[C]`` and the newest request's time (ms)."""
-        amounts = np.empty((len(items), 2))
-        amounts[:, 0] = weights
-        np.multiply(amounts[:, 0], labels, out=amounts[:, 1])
-        keep = None if self._half_life_ms is None else self._kept(self.table.last_ts(items), ts)
-        self.table.add(items, amounts, ts, keep=keep)
+        def make() -> Floats:
+            labels, weights = (block.ragged(f"candidate.{part}").values for part in ("label", "weight"))
+            amounts = np.empty((len(labels), 2))
+            amounts[:, 0] = weights
+            np.multiply(amounts[:, 0], labels, out=amounts[:, 1])
+            return amounts
+
+        return block.once("impressions and clicks", make)
+
+    def learn(self, block: SampleBlock) -> None:
+        """Count the candidates of a block."""
+        self.count(self.asked(block), self.amounts(block), int(block.column("ts").max()) if len(block) else 0)
+
+    @staticmethod
+    def asked(block: SampleBlock) -> Distinct:
+        """Return the candidates of a block."""
+        return block.once(("distinct", ("candidate.item",)), lambda: distinct(block.ragged("candidate.item").values))
+
+    def count(self, asked: Distinct, amounts: Floats, ts: int) -> None:
+        """Do what :meth:`learn` does, of items ``[C]``, :meth:`amounts` and the newest request's time (ms)."""
+        rows = self.table.admit(asked)
+        keep = None if self._half_life_ms is None else self._kept(self.table.last_of(rows), ts)
+        self.table.add_to(rows, asked, amounts, ts, keep)
         self._total += amounts.sum(0)
 
     def state(self) -> State:
@@ -81,6 +97,11 @@ class RateLearner(Learner):
 
     def __init__(self, rates: Rates) -> None:
         self._rates = rates
+
+    def prepare(self, block: SampleBlock) -> None:
+        """Dedupe the candidates."""
+        self._rates.asked(block)
+        self._rates.amounts(block)
 
     def learn(self, block: SampleBlock) -> Stats:
         """Count impressions and clicks."""

@@ -41,9 +41,7 @@ class Part(NamedTuple):
 
 def distinct(gathered: Gathered) -> Part:
     """Return use 0 of a gather as a part: its distinct rows are the first of the gathered ones."""
-    places = gathered.places[0]
-    n = int(places.max()) + 1 if places.numel() else 0
-    return Part(gathered.weight, places, n)
+    return Part(gathered.weight, gathered.places[0], gathered.n_first)
 
 
 class SlotPart(NamedTuple):

@@ -39,8 +39,8 @@ Missing floats are NaN and missing ids 0 rather than Arrow nulls, so that every 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -55,6 +55,7 @@ type_id = pa.int64()
 type_query_categories = pa.list_(pa.int64(), QUERY_CATEGORIES)
 
 Array = npt.NDArray[Any]
+Made = TypeVar("Made")
 
 __all__ = ["QUERY_CATEGORIES", "SCHEMA_VERSION", "Ragged", "SampleBlock", "SampleError", "SampleSchema", "ragged_rows"]
 
@@ -138,12 +139,14 @@ class SampleBlock:
         schema: what its columns are.
     """
 
-    __slots__ = ("_ragged", "batch", "schema")
+    __slots__ = ("_made", "_numbers", "_ragged", "batch", "schema")
 
     def __init__(self, batch: pa.RecordBatch, schema: SampleSchema) -> None:
         self.batch = batch
         self.schema = schema
+        self._numbers: dict[str, int] | None = None
         self._ragged: dict[str, Ragged] = {}
+        self._made: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
         return int(self.batch.num_rows)
@@ -155,32 +158,55 @@ class SampleBlock:
 
     def column(self, name: str) -> Array:
         """Return a flat column as a NumPy view: ``[R]``, or ``[R, K]`` for ``query_category``."""
-        array = self._array(name)
-        if pa.types.is_fixed_size_list(array.type):
-            return _fixed(array)
-        return array.to_numpy(zero_copy_only=True)  # type: ignore[no-any-return]
+        return _flat(self._array(name))
 
     def ragged(self, name: str) -> Ragged:
         """Return a list column as views on its values ``[N]`` (or ``[N, K]``) and offsets ``[R + 1]`` from 0."""
         found = self._ragged.get(name)
-        if found is None:
-            array = self._array(name)
-            offsets = array.offsets.to_numpy(zero_copy_only=True).astype(np.int64)
-            first, last = int(offsets[0]), int(offsets[-1])
-            child = array.values
-            if first or last != len(child):
-                child = child.slice(first, last - first)
-                offsets -= first
-            offsets.setflags(write=False)  # Shared by all who ask, as the values are, which Arrow makes read-only.
-            values = _fixed(child) if pa.types.is_fixed_size_list(child.type) else child.to_numpy(zero_copy_only=True)
-            found = self._ragged[name] = Ragged(values, offsets)
+        return self._decoded(name, self._array(name)) if found is None else found
+
+    def values(self, name: str) -> Array:
+        """Return the values of a list column, ``[N]`` or ``[N, K]``, or a flat column."""
+        if name in self._ragged:
+            return self._ragged[name].values
+        array = self._array(name)
+        return self._decoded(name, array).values if isinstance(array, pa.ListArray) else _flat(array)
+
+    def _decoded(self, name: str, array: Any) -> Ragged:
+        offsets = array.offsets.to_numpy(zero_copy_only=True).astype(np.int64)
+        first, last = int(offsets[0]), int(offsets[-1])
+        child = array.values
+        if first or last != len(child):
+            child = child.slice(first, last - first)
+            offsets -= first
+        offsets.setflags(write=False)  # Shared by all who ask, as the values are, which Arrow makes read-only.
+        found = self._ragged[name] = Ragged(_flat(child), offsets)
         return found
 
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what ``make`` has made of this block for whoever asked first under ``key``: a thread that prepares the block,
+        the model that needs it, or another model beside it.
+
+        Args:
+            key: names all that it depends on beside the block.
+            make: returns what nobody changes, and not None.
+        """
+        found: Made | None = self._made.get(key)
+        if found is None:
+            found = self._made[key] = make()
+        return found
+
+    def forget(self) -> None:
+        """Let go of what was made of the block: it has been learned."""
+        self._made.clear()
+
     def _array(self, name: str) -> Any:
-        index = self.batch.schema.get_field_index(name)
-        if index < 0:
-            raise SampleError(f"samples have no column {name!r}; they have {', '.join(self.batch.schema.names)}")
-        return self.batch.column(index)
+        if self._numbers is None:  # Arrow looks a name up in a new copy of the schema each time
+            self._numbers = {known: at for at, known in enumerate(self.batch.schema.names)}
+        at = self._numbers.get(name)
+        if at is None:
+            raise SampleError(f"samples have no column {name!r}; they have {', '.join(self._numbers)}")
+        return self.batch.column(at)
 
     def has(self, name: str) -> bool:
         """Whether the block carries the column ``name``."""
@@ -276,7 +302,9 @@ def ragged_rows(rows: Iterable[Sequence[Any]], dtype: npt.DTypeLike) -> Ragged:
     return Ragged(np.concatenate(lists) if lists else np.zeros(0, dtype), offsets)
 
 
-def _fixed(array: Any) -> Array:
+def _flat(array: Any) -> Array:
+    if not isinstance(array, pa.FixedSizeListArray):
+        return array.to_numpy(zero_copy_only=True)  # type: ignore[no-any-return]
     width = array.type.list_size
     flat = array.values.slice(array.offset * width, len(array) * width).to_numpy(zero_copy_only=True)
     return flat.reshape(-1, width)  # type: ignore[no-any-return]

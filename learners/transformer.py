@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from learners.batch import Batch
 
-__all__ = ["TIME_BUCKETS", "Block", "MultiHead", "Padding", "ages", "time_buckets"]
+__all__ = ["TIME_BUCKETS", "Block", "MultiHead", "Padding", "age_buckets", "ages", "time_buckets"]
 
 TIME_BUCKETS = 32
 OUT = -1.0e30  # finite: a row whose keys are all left out stays finite and is then set to 0
@@ -41,6 +41,11 @@ class Padding(NamedTuple):
         mask = torch.arange(longest, device=offsets.device) < lengths.unsqueeze(1)
         return cls(len(lengths), longest, mask.reshape(-1).nonzero().squeeze(1), mask)
 
+    @classmethod
+    def of_column(cls, batch: Batch, name: str) -> Padding:
+        """Return the padding of a list column of a batch, made once."""
+        return batch.block.once(("padding", name, str(batch.device)), lambda: cls.of(batch.offsets(name)))
+
     def pad(self, values: Tensor) -> Tensor:
         """Return ``[R, L, ...]`` of ``values [N, ...]``, 0 where there is no entry."""
         flat = values.new_zeros(self.n_rows * self.longest, *values.shape[1:])
@@ -58,9 +63,18 @@ def time_buckets(milliseconds: Tensor) -> Tensor:
 
 
 def ages(batch: Batch, sequence: str) -> Tensor:
-    """Return the milliseconds from each entry of a sequence to its request, int64 ``[N]``."""
-    now = np.repeat(batch.ids("ts"), batch.ragged(f"{sequence}.ts").lengths)
-    return batch.tensor(now - batch.ids(f"{sequence}.ts"))
+    """Return the milliseconds from each entry of a sequence to its request, int64 ``[N]``, made once."""
+
+    def make() -> Tensor:
+        now = np.repeat(batch.ids("ts"), batch.ragged(f"{sequence}.ts").lengths)
+        return batch.tensor(now - batch.ids(f"{sequence}.ts"))
+
+    return batch.block.once(("ages", sequence, str(batch.device)), make)
+
+
+def age_buckets(batch: Batch, sequence: str) -> Tensor:
+    """Return the bucket of each entry's age, int64 ``[N]``, made once."""
+    return batch.block.once(("age buckets", sequence, str(batch.device)), lambda: time_buckets(ages(batch, sequence)))
 
 
 class MultiHead(nn.Module):

@@ -65,6 +65,7 @@ class LiveReader:
         drain: end with the last block that is there now.
         profile: where the time goes.
         clock: wall time in seconds.
+        prepare: called with the rows of each step, on the thread that reads.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class LiveReader:
         drain: bool = False,
         profile: Profile | None = None,
         clock: Callable[[], float] = time.monotonic,
+        prepare: Callable[[SampleBlock], None] = lambda block: None,
     ) -> None:
         if len(places) != topic.n_partitions:
             raise SampleError(
@@ -92,7 +94,7 @@ class LiveReader:
         chosen = range(topic.n_partitions) if partitions is None else partitions
         self._followers = [Follower(topic, p, places[p], schema, profile, clock) for p in chosen]
         self._places = list(places)
-        self._topic, self._profile, self._clock = topic, profile, clock
+        self._topic, self._profile, self._clock, self._prepare = topic, profile, clock, prepare
         self._batch_requests, self._wait = batch_requests, wait_ms / 1_000
         self._ends = {p: topic.end(p) for p in chosen} if drain else None
         for p, end in (self._ends or {}).items():
@@ -201,6 +203,8 @@ class LiveReader:
             self._places[follower.partition] = follower.place
         with self._profile.stage("merge"):
             block = SampleBlock.concat([piece.block for piece in pieces])
+        with self._profile.stage("prepare"):
+            self._prepare(block)
         taken = tuple(piece.taken for piece in pieces)
         return LiveBatch(block, taken, tuple(self._places), max(piece.due for piece in pieces))
 

@@ -155,7 +155,8 @@ class Replay:
         """
         with contextlib.ExitStack() as still_open:
             still_open.callback(self._figures.close)
-            batches = still_open.enter_context(contextlib.closing(prefetch(self._reader(self._learned), self._profile)))
+            ahead = self._prepared(self._reader(self._learned))
+            batches = still_open.enter_context(contextlib.closing(prefetch(ahead, self._profile)))
             if self.delayed:
                 shown = still_open.enter_context(contextlib.closing(prefetch(self._reader(self._shown), self._profile)))
                 self._ahead = ScoreAhead(shown, self._shown, self.config.window_ms(), self._held)
@@ -189,6 +190,14 @@ class Replay:
         )
         return iter(reader)
 
+    def _prepared(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Have the models prepare each batch, on the thread that reads ahead."""
+        for batch in batches:
+            with self._profile.stage("prepare"):
+                for entrant in self.entrants:
+                    entrant.learner.prepare(batch.block)
+            yield batch
+
     def _score_what_was_shown(self, ts: int) -> None:
         """Under ``delayed``: score the requests that were shown up to now, with the weights as they are."""
         if self._ahead is None:
@@ -217,6 +226,7 @@ class Replay:
                 with self._profile.stage(f"predict and learn {entrant.name}"):
                     scores.append(entrant.predict_learn(batch.block))
             self._uncounted.append((batch.block, scores))
+        batch.block.forget()
         self.batches += 1
         self.requests += len(batch.block)
         self.ts = batch.order_due

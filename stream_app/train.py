@@ -170,6 +170,11 @@ class Trainer:
         self._show()
         return True
 
+    def prepare(self, block: SampleBlock) -> None:
+        """Have the models prepare a step; on any thread."""
+        for entrant in self.entrants:
+            entrant.learner.prepare(block)
+
     def learn(self, block: SampleBlock) -> None:
         """Score a step and learn it; nothing is kept or judged."""
         facts = scored(block, self._scoring)
@@ -180,6 +185,7 @@ class Trainer:
                 self._guards[entrant.name].check_step(scores, entrant.stats)
             with self._profile.stage("metrics"):
                 entrant.count(scores, facts)
+        block.forget()
         self.batches += 1
         self.requests += len(block)
 

@@ -122,6 +122,7 @@ def train(
                 queue_batches=config.train.queue_batches,
                 drain=drain,
                 profile=profile,
+                prepare=trainer.prepare,
             )
         )
 

@@ -6,13 +6,15 @@ Legend: ``U`` distinct ids of the type in a batch, ``N`` nodes (entries of lengt
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import torch
 
 from learners.edge_loss import LogQ, Nodes, edge_loss
 from learners.gather import rows
+from learners.graph.biased import biased
 from learners.graph.edges import Edges, Positions
 from learners.models import ModelContext
-from learners.tables import EmbeddingTable, Gathered, TableConfig
+from learners.tables import Distinct, EmbeddingTable, Gathered, TableConfig
 from learners.tables.index import Keys
 from negative_queues import IdQueue, draw_key
 
@@ -74,15 +76,17 @@ class GraphNodes:
             ts: event time of the batch, ms.
         """
         ids = vectors.keys
-        places = torch.cat([vectors.places[PAST], vectors.places[NOW]]).cpu().numpy()[source]
+        past, now, at = (vectors.places[use].cpu().numpy() for use in (PAST, NOW, DRAWN))
         drawn = vectors.places[DRAWN]
-        first = second = vectors.weight
-        if self.bias is not None:
-            bias = self.bias.gather(ids, learn=True, ts=ts).of(0)  # [U, 1]
-            first, second = torch.cat([first, torch.ones_like(bias)], 1), torch.cat([second, bias], 1)
+        if self.bias is None:
+            first = second = vectors.weight
+            negatives = rows(second, drawn)
+        else:
+            bias = self.bias.look_up(Distinct.of_distinct(ids), learn=True, ts=ts).weight  # [U, 1]
+            first, second, negatives = biased(vectors.weight, bias, drawn)
         log_p = None if self.options.log_q == "none" else self.queue.log_probability(ids)
-        at = drawn.cpu().numpy()
-        negative = Nodes(rows(second, drawn), ids[at], None if log_p is None else log_p[at])
+        negative = Nodes(negatives, ids[at], None if log_p is None else log_p[at])
+        places = np.concatenate([past, now])[source]
         return BatchNodes(Nodes(first, ids), Nodes(second, ids, log_p), negative, places, self.options)
 
 

@@ -21,7 +21,7 @@ from learners.graph.q2i import ItemRule, q2i_edges
 from learners.graph.q2q import QueryRule, q2q_edges
 from learners.graph.seeds import seed_mix
 from learners.samples import QUERY, QUERY_CATEGORIES, Ragged
-from negative_queues.draws import draw_key
+from negative_queues.draws import DrawKey, draw_key
 
 Bools = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.float32]
@@ -96,20 +96,80 @@ def subgraph(
     def key(purpose: str) -> Any:
         return draw_key(seed, name, purpose, step)
 
-    items, item_source = _item_nodes(batch, sequence, config.own, keep)
+    items, item_source = item_nodes(batch, sequence, config.own)
+    if keep is not None:
+        kept = np.concatenate([keep, np.ones(batch.n_candidates, bool)])[item_source]
+        items = items._replace(keep=kept)
     seeds = _seeds(batch, items, config.share_seed, key("seeds")) if queries else None
-    kept = seeds if items.keep is None else items.keep if seeds is None else seeds & items.keep
-    i2i = i2i_edges(items.ids, config.window, items.fresh, config.edges, config.cap, key("cap.i2i"), kept)
+    i2i = _i2i(batch, sequence, config, items, seeds, key("cap.i2i"))
     if not queries:
         return Subgraph(items, item_source, None, NO_POSITIONS, i2i, NO_EDGES, NO_EDGES, NO_EDGES)
-    nodes, query_source = _query_nodes(batch, config.own)
-    time = config.timespan_ms
-    q2q = q2q_edges(nodes, time, config.q2q_rule, config.edges, config.cap, key("cap.q2q"))
-    q2i, i2q = q2i_edges(nodes, items, time, config.q2i_rule, config.edges, config.cap, key("cap.q2i"))
+    nodes, query_source = query_nodes(batch, config.own)
+    q2q = _q2q(batch, config, key("cap.q2q"))
+    q2i, i2q = _q2i(batch, sequence, config, items, key("cap.q2i"))
     return Subgraph(items, item_source, nodes, query_source, i2i, q2q, q2i, i2q)
 
 
-def _item_nodes(batch: Batch, sequence: str, own: bool, keep: Bools | None) -> tuple[TimedNodes, Positions]:
+def prepare_subgraph(batch: Batch, sequence: str, config: GraphConfig, *, queries: bool) -> None:
+    """Make those parts of a batch's subgraph ahead that depend on no draw; they stay with its block.
+
+    Args:
+        batch: of which no step need be known.
+        sequence, config, queries: as of :func:`subgraph`.
+    """
+    items, _ = item_nodes(batch, sequence, config.own)
+    if queries:
+        query_nodes(batch, config.own)
+    if config.cap is not None:
+        return
+    if not queries or not _has_seeds(batch, config.share_seed):
+        _i2i(batch, sequence, config, items, None, None)
+    if queries:
+        _q2q(batch, config, None)
+        _q2i(batch, sequence, config, items, None)
+
+
+def _i2i(
+    batch: Batch, sequence: str, config: GraphConfig, items: TimedNodes, seeds: Bools | None, key: DrawKey | None
+) -> Edges:
+    def make() -> Edges:
+        kept = seeds if items.keep is None else items.keep if seeds is None else seeds & items.keep
+        return i2i_edges(items.ids, config.window, items.fresh, config.edges, config.cap, key, kept)
+
+    drawn = config.cap is not None or seeds is not None or items.keep is not None
+    of = "i2i", sequence, config.own, config.window, config.edges
+    return make() if drawn else batch.block.once(of, make)
+
+
+def _q2q(batch: Batch, config: GraphConfig, key: DrawKey | None) -> Edges:
+    def make() -> Edges:
+        nodes, _ = query_nodes(batch, config.own)
+        return q2q_edges(nodes, config.timespan_ms, config.q2q_rule, config.edges, config.cap, key)
+
+    of = "q2q", config.own, config.timespan_ms, config.q2q_rule, config.edges
+    return make() if config.cap is not None else batch.block.once(of, make)
+
+
+def _q2i(batch: Batch, sequence: str, config: GraphConfig, items: TimedNodes, key: DrawKey | None) -> tuple[Edges, Edges]:
+    def make() -> tuple[Edges, Edges]:
+        nodes, _ = query_nodes(batch, config.own)
+        return q2i_edges(nodes, items, config.timespan_ms, config.q2i_rule, config.edges, config.cap, key)
+
+    of = "q2i", sequence, config.own, config.timespan_ms, config.q2i_rule, config.edges
+    return make() if config.cap is not None or items.keep is not None else batch.block.once(of, make)
+
+
+def item_nodes(batch: Batch, sequence: str, own: bool) -> tuple[TimedNodes, Positions]:
+    """Return the item nodes of a batch, and where each stands in (history, candidates)."""
+    return batch.block.once(("item nodes", sequence, own), lambda: _item_nodes(batch, sequence, own))
+
+
+def query_nodes(batch: Batch, own: bool) -> tuple[TimedNodes, Positions]:
+    """Return the query nodes of a batch, and where each stands in (history, requests)."""
+    return batch.block.once(("query nodes", own), lambda: _query_nodes(batch, own))
+
+
+def _item_nodes(batch: Batch, sequence: str, own: bool) -> tuple[TimedNodes, Positions]:
     history, candidates = batch.ragged(f"{sequence}.item"), batch.ragged(CANDIDATES)
     labels = batch.values("candidate.label")
     most = len(history.values) + (np.count_nonzero(labels > 0) if own else 0)
@@ -122,8 +182,7 @@ def _item_nodes(batch: Batch, sequence: str, own: bool, keep: Bools | None) -> t
     )  # fmt: skip
     ids, ts, category, source = nodes
     fresh = batch.block.column(f"{sequence}.fresh") + (np.diff(offsets) - np.diff(history.offsets))
-    kept = None if keep is None else np.concatenate([keep, np.ones(len(labels), bool)])[source]
-    return TimedNodes(Ragged(ids, offsets), ts, category, fresh, kept), source
+    return TimedNodes(Ragged(ids, offsets), ts, category, fresh), source
 
 
 @numba.njit(cache=True, nogil=True)
@@ -177,7 +236,10 @@ def _query_nodes(batch: Batch, own: bool) -> tuple[TimedNodes, Positions]:
 
 
 def _seeds(batch: Batch, items: TimedNodes, share: float, key: Any) -> Bools | None:
-    query_category = batch.block.column("query_category")
-    if share == 0 or items.categories is None or not query_category.any():
+    if items.categories is None or not _has_seeds(batch, share):
         return None
-    return seed_mix(Ragged(items.categories, items.ids.offsets), query_category, share, key)
+    return seed_mix(Ragged(items.categories, items.ids.offsets), batch.block.column("query_category"), share, key)
+
+
+def _has_seeds(batch: Batch, share: float) -> bool:
+    return share != 0 and bool(batch.block.column("query_category").any())

@@ -28,7 +28,7 @@ from learners.learner import Learner
 from learners.models import ModelContext
 from learners.network import ClickNetwork, Forward, NeuralLearner
 from learners.request_mlp import Part, RequestMLP
-from learners.transformer import TIME_BUCKETS, Block, Padding, ages, time_buckets
+from learners.transformer import TIME_BUCKETS, Block, Padding, age_buckets
 
 
 class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -66,6 +66,14 @@ class BST(ClickNetwork):
         """Return which item sequences share a transformer: each has its own."""
         return {name: (name,) for name in self.inputs.sequences}
 
+    def prepare(self, batch: Batch) -> None:
+        """Make the inputs' part, the padding and the buckets of time."""
+        super().prepare(batch)
+        Padding.of_column(batch, CANDIDATES)
+        for name in self.inputs.sequences:
+            Padding.of_column(batch, f"{name}.item")
+            age_buckets(batch, name)
+
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
         """Return logits ``[C]``."""
         encoded: Encoded = self.inputs(batch, learn)
@@ -76,7 +84,7 @@ class BST(ClickNetwork):
 
     def _target_rows(self, batch: Batch, encoded: Encoded, group: str, target: Tensor) -> Tensor:
         """Return the target's row of the last block, ``[C, d]``."""
-        candidates = Padding.of(batch.offsets(CANDIDATES))
+        candidates = Padding.of_column(batch, CANDIDATES)
         padded = [self._padded(batch, encoded, name) for name in self.groups()[group]]
         query, history = candidates.pad(target), torch.cat([entries for entries, _ in padded], 1)
         mask = torch.cat([mask for _, mask in padded], 1)
@@ -90,8 +98,8 @@ class BST(ClickNetwork):
 
     def _padded(self, batch: Batch, encoded: Encoded, name: str) -> tuple[Tensor, Tensor]:
         """Return the entries of a sequence, ``[R, L, d]``, and where they are, ``[R, L]``."""
-        times = self.times(time_buckets(ages(batch, name)))
-        padding = Padding.of(batch.offsets(f"{name}.item"))
+        times = self.times(age_buckets(batch, name))
+        padding = Padding.of_column(batch, f"{name}.item")
         return padding.pad(torch.cat([self.inputs.history(encoded, name), times], 1)), padding.mask
 
 

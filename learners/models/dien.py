@@ -88,6 +88,12 @@ class DIEN(ClickNetwork):
         """Return alpha of Eq. 7."""
         return {"auxiliary": self.auxiliary}
 
+    def prepare(self, batch: Batch) -> None:
+        """Make the inputs' part and the padding."""
+        super().prepare(batch)
+        for name in self.inputs.sequences:
+            Padding.of_column(batch, f"{name}.item")
+
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
         """Return logits ``[C]`` and, when learning, the auxiliary loss."""
         encoded: Encoded = self.inputs(batch, learn)
@@ -96,7 +102,7 @@ class DIEN(ClickNetwork):
         losses: list[Tensor] = []
         for name, layers in self.evolve.items():
             assert isinstance(layers, Evolution)
-            history, padding = self.inputs.history(encoded, name), Padding.of(batch.offsets(f"{name}.item"))
+            history, padding = self.inputs.history(encoded, name), Padding.of_column(batch, f"{name}.item")
             states = layers.states(history, padding)
             interest = layers(states, padding, target, batch.request_of())
             parts += [Part(interest), Part(interest * target)]

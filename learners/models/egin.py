@@ -32,7 +32,7 @@ from learners.edge_loss import LogQ
 from learners.features import NO_KEYS, Encoded, Inputs, NetworkConfig
 from learners.graph import subsample
 from learners.graph.nodes import NOW, PAST, GraphNodes, NodeOptions
-from learners.graph.subgraph import GraphConfig, subgraph
+from learners.graph.subgraph import GraphConfig, prepare_subgraph, subgraph
 from learners.learner import Learner, State
 from learners.models import ModelContext
 from learners.network import ClickNetwork, Forward, NeuralLearner
@@ -151,6 +151,24 @@ class EGIN(ClickNetwork):
         """Return alpha, beta and gamma of Eq. 1."""
         return {"i2i": self.config.alpha, "q2q": self.config.beta, "q2i": self.config.gamma}
 
+    def prepare(self, batch: Batch) -> None:
+        """Make the inputs' part, the ids of the nodes, the edges that no draw decides, and what enters the queues."""
+        super().prepare(batch)
+        batch.offsets(CANDIDATES)
+        for kind in self.nodes:
+            batch.distinct(*self._columns(kind))
+        if self.place is not None:
+            self.place.asked(batch)
+        if self.config.graph:
+            prepare_subgraph(batch, self.sequence, self.config.edges, queries=self.has_queries)
+            for kind in self.nodes:
+                self._fresh(batch, kind)
+
+    def _fresh(self, batch: Batch, kind: str) -> Keys:
+        """Return what enters a queue."""
+        ids, of = self._columns(kind)[1], self.sequence if kind == "item" else QUERY
+        return batch.block.once(("fresh entries", ids), lambda: fresh_entries(batch, ids, f"{of}.fresh"))
+
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
         """Return logits ``[C]``, and the edge losses when learning."""
         drawn = {kind: nodes.draw(step) if learn else NO_KEYS for kind, nodes in self.nodes.items()}
@@ -172,8 +190,12 @@ class EGIN(ClickNetwork):
         nodes = self.nodes[kind]
         if nodes.own is None:
             return shared
-        now, past = (CANDIDATES, f"{self.sequence}.item") if kind == "item" else ("query", f"{QUERY}.id")
-        return nodes.own.gather(batch.ids(now), batch.ids(past), drawn, learn=learn, ts=batch.newest_ts)
+        asked = batch.distinct(*self._columns(kind)).with_more(drawn)
+        return nodes.own.look_up(asked, learn=learn, ts=batch.newest_ts)
+
+    def _columns(self, kind: str) -> tuple[str, str]:
+        """Return the columns of a node type's ids: of now and of the history."""
+        return (CANDIDATES, f"{self.sequence}.item") if kind == "item" else ("query", f"{QUERY}.id")
 
     def _score(self, batch: Batch, encoded: Encoded, vectors: Mapping[str, Gathered]) -> Tensor:
         items, encoder = vectors["item"], cast(SimExtract, self.similar["i2i"])
@@ -228,9 +250,8 @@ class EGIN(ClickNetwork):
         """Let the fresh clicks and queries into the queues, after the loss that met the old ones."""
         super().after(batch, step)
         if self.config.graph:
-            self.nodes["item"].queue.push(fresh_entries(batch, f"{self.sequence}.item", f"{self.sequence}.fresh"))
-            if self.has_queries:
-                self.nodes["query"].queue.push(fresh_entries(batch, f"{QUERY}.id", f"{QUERY}.fresh"))
+            for kind, nodes in self.nodes.items():
+                nodes.queue.push(self._fresh(batch, kind))
 
     def memory(self) -> State:
         """Return counts and queues."""

@@ -151,7 +151,7 @@ class SEMI(ClickNetwork):
         return self._session(batch, sequence, self.inputs.history(encoded, sequence))
 
     def _session(self, batch: Batch, sequence: str, items: Tensor) -> Session:
-        padding = Padding.of(batch.offsets(f"{sequence}.item"))
+        padding = Padding.of_column(batch, f"{sequence}.item")
         hours = (ages(batch, sequence) // int(HOUR_MS)).clamp(0, self.config.time_blocks - 1)
         return Session(padding.pad(items), padding.mask, padding.pad(hours))
 
@@ -199,12 +199,20 @@ class SEMI(ClickNetwork):
         fills = {f"ccl.{n}": {"fill": q.fill, "capacity": q.capacity} for n, q in zip(self.pair or (), queues, strict=True)}
         return {"ccl": self.contrast.describe(), "queues": fills}
 
+    def prepare(self, batch: Batch) -> None:
+        """Make the inputs' part, the padding and the ages."""
+        super().prepare(batch)
+        Padding.of_column(batch, CANDIDATES)
+        for name in self.inputs.sequences:
+            Padding.of_column(batch, f"{name}.item")
+            ages(batch, name)
+
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
         """Return logits ``[C]``."""
         encoded: Encoded = self.inputs(batch, learn)
         sessions = [self.session(batch, encoded, name) for name in self.inputs.sequences]
         target = self.inputs.target(encoded) + self.times.weight[0]  # v_t
-        interests = self._interests(sessions, Padding.of(batch.offsets(CANDIDATES)), target)
+        interests = self._interests(sessions, Padding.of_column(batch, CANDIDATES), target)
         parts = [Part(rows) for rows in (*interests, target)]
         return Forward(self.mlp([*encoded.candidate, *encoded.products, *parts], encoded.request, batch.request_of()))
 

@@ -28,6 +28,9 @@ HALVED_AFTER = 8
 class Admission(abc.ABC):
     """Decides which new keys get a row."""
 
+    counts_uses = False
+    """Whether it matters how often a batch has a key."""
+
     @abc.abstractmethod
     def admit(self, unknown: Keys) -> Keys:
         """Return those of the batch's keys without a row, which may repeat, that are given one: distinct, ascending."""
@@ -46,7 +49,7 @@ class AdmitAll(Admission):
 
     def admit(self, unknown: Keys) -> Keys:
         """Return all."""
-        return np.unique(unknown)
+        return _ascending(unknown)
 
     def state(self) -> State:
         """Return nothing."""
@@ -62,6 +65,8 @@ class AdmitFrequent(Admission):
     The sketch never counts too little, so no key waits longer than it should. A key that was evicted may be counted still, and
     then comes back at once.
     """
+
+    counts_uses = True
 
     def __init__(self, least: int, cells: int, seed: int) -> None:
         self.least, self._seed = least, seed
@@ -107,7 +112,7 @@ class AdmitSome(Admission):
 
     def admit(self, unknown: Keys) -> Keys:
         """Return the keys that were drawn."""
-        keys = np.unique(unknown)
+        keys = _ascending(unknown)
         drawn = np.empty(len(keys), np.bool_)
         _draw(keys, fold(np.uint64(self._seed), self._batch), self.probability, drawn)
         self._batch += 1
@@ -127,6 +132,18 @@ def admission_of(config: TableConfig, seed: int) -> Admission:
     if config.admit_after > 1:
         return AdmitFrequent(config.admit_after, config.sketch_cells, seed)
     return AdmitSome(config.admit_probability, seed) if config.admit_probability < 1 else AdmitAll()
+
+
+@numba.njit(cache=True, nogil=True)
+def _ascending(keys: Keys) -> Keys:
+    """Return the distinct keys in ascending order."""
+    ordered = np.sort(keys)
+    n = min(1, len(ordered))
+    for i in range(1, len(ordered)):
+        if ordered[i] != ordered[i - 1]:
+            ordered[n] = ordered[i]
+            n += 1
+    return ordered[:n]
 
 
 @numba.njit(cache=True, nogil=True)

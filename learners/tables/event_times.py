@@ -32,6 +32,11 @@ class EventTimes:
         self._base: int | None = None
 
     @property
+    def base(self) -> int:
+        """What stands for 0 in the arrays, ms; 0 where they hold times themselves."""
+        return 0 if self.wide or self._base is None else self._base
+
+    @property
     def wide(self) -> bool:
         """Whether times take eight bytes."""
         return self.first.dtype == np.int64
@@ -78,7 +83,7 @@ class EventTimes:
         if self.wide:
             return codes
         times = zeros((len(codes),), np.int64)
-        _decode(codes, self._base or 0, times)
+        _decode(codes, self.base, times)
         return times
 
 

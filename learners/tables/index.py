@@ -6,7 +6,7 @@ Row 0 is the missing id (key 0). Rows are dense: new keys take freed rows first,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from learners.tables.storage import capacity_for, lengthened, power_of_two, zero
 Keys = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 State = dict[str, npt.NDArray[Any]]
-Id = TypeVar("Id", np.int64, np.int32)
+NO_ROWS: Rows = np.zeros(0, np.int32)
 FIRST_ROWS = 1024
 ROW = np.dtype([("key", "i8"), ("count", "u4"), ("first", "u4"), ("last", "u4"), ("changed", "?")], align=True)
 """What the index keeps of a row, 24 bytes side by side: a search reads the key, and what is counted lies in the same line."""
@@ -104,23 +104,37 @@ class RowIndex:
             ValueError: ``max_rows`` is too small for one batch.
         """
         rows = self.find(keys)
-        if not len(rows) or rows.min() >= 0:
-            return rows, np.zeros(0, np.int32)
-        unknown = rows < 0
-        admitted = self.admission.admit(keys[unknown] if uses is None else keys[uses[unknown[uses]]])
-        if not len(admitted):
-            return rows, np.zeros(0, np.int32)
-        new = self._admit(admitted, protected=rows[rows > 0])
-        rows[unknown] = self.find(keys[unknown])
-        return rows, new
+        new = self.admit_unknown(keys, rows, uses)
+        return (self.find(keys) if len(new) else rows), new
 
-    @staticmethod
-    def dedupe(ids: npt.NDArray[Id]) -> tuple[npt.NDArray[Id], Keys]:
-        """Return the distinct keys or rows in order of appearance ``[U]``, and each one's place among them ``[N]``."""
-        unique, inverse = np.empty(len(ids), ids.dtype), np.empty(len(ids), np.int64)
-        scratch = np.full(power_of_two(2 * len(ids) + 1), -1, np.int32)
-        n = probing.dedupe(ids, scratch, unique, inverse)
-        return unique[:n], inverse
+    def admit_unknown(self, keys: Keys, rows: Rows, uses: Keys | None = None) -> Rows:
+        """Give those keys a row that were not found, -1 in ``rows``, and are admitted; return the new rows."""
+        unknown = rows < 0
+        if uses is None or not self.admission.counts_uses:
+            wanted = keys[unknown]
+        else:
+            wanted = keys[uses[unknown[uses]]]
+        admitted = self.admission.admit(wanted) if len(wanted) else wanted
+        return self._admit(admitted, protected=rows) if len(admitted) else NO_ROWS
+
+    def look_up(
+        self, keys: Keys, weight: npt.NDArray[np.float32], rows: Rows, out: npt.NDArray[np.float32], ts: int | None
+    ) -> int:
+        """Write the rows of distinct keys to ``rows [U]`` and what ``weight [capacity, D]`` has of them to ``out [U, D]``;
+        :meth:`touch` them at ``ts`` if all are known.
+
+        Returns:
+            how many are unknown.
+        """
+        times, code = self.times, 0 if ts is None else self.times.code(ts)
+        counted = self.count, times.first, times.last, self.changed
+        return int(probing.look_up(self._slots, self.keys, keys, weight, rows, out, *counted, ts is not None, code))
+
+    def seen(self, keys: Keys) -> tuple[Keys, Keys]:
+        """Return how often keys were counted, and when first (ms), int64 ``[N]`` each; 0 for unknown keys."""
+        counts, first = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
+        probing.seen(self._slots, self.keys, keys, self.count, self.times.first, self.times.base, counts, first)
+        return counts, first
 
     def touch(self, rows: Rows, ts: int) -> None:
         """Count one use of every one of the distinct ``rows`` at event time ``ts`` (ms)."""
@@ -130,15 +144,14 @@ class RowIndex:
     def _admit(self, keys: Keys, protected: Rows) -> Rows:
         room = self.max_rows - self.n + len(self.free)
         if len(keys) > room:
-            self._make_room(len(keys) - room, protected)
+            self._make_room(len(keys) - room, protected[protected > 0])
         n_new = max(0, len(keys) - len(self.free))
         self._grow(self.n + n_new)
-        rows = np.concatenate([self.free[: len(keys)], np.arange(self.n, self.n + n_new, dtype=np.int32)])
-        self.free = self.free[len(keys) :]
+        rows = np.arange(self.n, self.n + n_new, dtype=np.int32)
+        if len(self.free):
+            rows, self.free = np.concatenate([self.free[: len(keys)], rows]), self.free[len(keys) :]
         self.n += n_new
-        probing.insert(self._slots, self.keys, keys, rows)
-        self.count[rows] = 0
-        self.changed[rows] = True
+        probing.admit(self._slots, self.keys, keys, rows, self.count, self.changed)
         return rows
 
     def _grow(self, needed: int) -> None:

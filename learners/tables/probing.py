@@ -98,6 +98,15 @@ def insert(slots: Slots, row_keys: Keys, keys: Keys, rows: Rows) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
+def admit(slots: Slots, row_keys: Keys, keys: Keys, rows: Rows, count: Counts, changed: Flags) -> None:
+    """Do what :func:`insert` does; nothing is counted of the rows yet."""
+    insert(slots, row_keys, keys, rows)
+    for row in rows:
+        count[row] = 0
+        changed[row] = True
+
+
+@numba.njit(cache=True, nogil=True)
 def _take(slots: Slots, key: int, row: int) -> None:
     mask, bits = np.uint64(len(slots) - 1), mix64(np.uint64(key))
     at = bits & mask
@@ -135,16 +144,16 @@ def rebuild(slots: Slots, row_keys: Keys, n_rows: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def dedupe(ids: Keys | Rows, scratch: Rows, unique: Keys | Rows, inverse: Keys) -> int:
+def dedupe(ids: Keys | Rows, scratch: Rows, unique: Keys | Rows, inverse: Keys, n: int) -> int:
     """Write the distinct ``ids``, keys or rows, in order of first appearance to ``unique``, the place of each to ``inverse``.
 
-    ``scratch`` is a hash table of places in ``unique``: all -1, a power of two, longer than ``ids``. It is of the batch's size
-    and not of the table's, so it stays in cache, and what a batch repeats is looked up in the table once.
+    ``scratch`` is a hash table of places in ``unique``: a power of two, longer than all of it; -1 is free. It is of the batch's
+    size and not of the table's, so it stays in cache, and what a batch repeats is looked up in the table once. ``n`` entries
+    are there already.
 
     Returns:
         the number of entries in ``unique``.
     """
-    n = 0
     mask = np.uint64(len(scratch) - 1)
     for i in range(len(ids)):
         at = mix64(np.uint64(ids[i])) & mask
@@ -182,6 +191,47 @@ def gather(weight: npt.NDArray[np.float32], rows: Rows, out: npt.NDArray[np.floa
         row = max(rows[i], 0)
         for d in range(weight.shape[1]):
             out[i, d] = weight[row, d]
+
+
+@numba.njit(cache=True, nogil=True)
+def look_up(
+    slots: Slots,
+    row_keys: Keys,
+    wanted: Keys,
+    weight: npt.NDArray[np.float32],
+    rows: Rows,
+    out: npt.NDArray[np.float32],
+    count: Counts,
+    first: Codes,
+    last: Codes,
+    changed: Flags,
+    learn: bool,
+    code: int,
+) -> int:
+    """Do what :func:`find` and :func:`gather` do, and where all keys are known and to be learned, :func:`touch`.
+
+    Returns:
+        how many keys are unknown.
+    """
+    find(slots, row_keys, wanted, rows)
+    unknown = 0
+    for i in range(len(rows)):
+        unknown += rows[i] < 0
+    gather(weight, rows, out)
+    if learn and unknown == 0:
+        touch(rows, code, count, first, last, changed)
+    return unknown
+
+
+@numba.njit(cache=True, nogil=True)
+def seen(slots: Slots, row_keys: Keys, wanted: Keys, count: Counts, first: Codes, base: int, counts: Keys, times: Keys) -> None:
+    """Write count and first time of the wanted keys to zeros; ``base`` stands for 0 in ``first``, whose own 0 is no time."""
+    rows = np.empty(len(wanted), np.int32)
+    find(slots, row_keys, wanted, rows)
+    for i in range(len(rows)):
+        if rows[i] > 0:
+            counts[i] = count[rows[i]]
+            times[i] = np.int64(first[rows[i]]) + base if first[rows[i]] != 0 else 0
 
 
 @numba.njit(cache=True, nogil=True)

@@ -6,7 +6,6 @@ Legend: ``N`` keys asked for, ``U`` distinct ones among them, ``D`` dim.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from learners.tables import optimisers, probing
 from learners.tables.admission import admission_of
 from learners.tables.changes import Mark
 from learners.tables.config import TableConfig, check
+from learners.tables.distinct import Distinct, deduped, distinct
 from learners.tables.index import Keys, RowIndex, Rows, State
 from learners.tables.sharding import WHOLE, Shard, shard_of
 from learners.tables.storage import lengthened, zeros
@@ -28,18 +28,27 @@ class Gathered(NamedTuple):
     """Vectors of one batch.
 
     ``weight`` is ``[U, D]``, a leaf that collects the gradient; ``places`` has, per key array that was asked for, the row of
-    ``weight`` of each key, int64 ``[N]``; ``keys`` are the distinct keys in order of appearance, int64 ``[U]``, and ``rows``
-    the table's rows of them, int32 ``[U]``, -1 for keys that it does not hold.
+    ``weight`` of each key, int64 ``[N]``; ``keys`` are the distinct keys in order of appearance, int64 ``[U]``, ``rows``
+    the table's rows of them, int32 ``[U]``, -1 for keys that it does not hold, and ``n_first`` counts those of the first array.
     """
 
     weight: torch.Tensor
     places: list[torch.Tensor]
     keys: Keys
     rows: Rows
+    n_first: int
 
     def of(self, use: int) -> torch.Tensor:
         """Return the vectors of the ``use``-th key array, ``[N, D]``."""
         return gather.rows(self.weight, self.places[use])
+
+
+class _Pending(NamedTuple):
+    """A learning look-up whose gradient is awaited: ``leaf[start : start + U]`` are the vectors of ``rows [U]``."""
+
+    leaf: torch.Tensor
+    start: int
+    rows: Rows
 
 
 class EmbeddingTable:
@@ -69,7 +78,7 @@ class EmbeddingTable:
         self._seed = self.seed_of(name, seed)
         admission = admission_of(config, self._seed)
         self.index = RowIndex(name, config.max_rows, rarest=config.evict == "rarest", admission=admission)
-        self._pending: Gathered | None = None
+        self._pending: _Pending | None = None
         self._swept_ts = 0
         self._mark = Mark(name, self.index)
         self._shapes = {"weight": (config.dim,), **optimisers.columns(config)}
@@ -108,40 +117,62 @@ class EmbeddingTable:
         Raises:
             ValueError: a key belongs to another shard, or ``max_rows`` is too small for the batch.
         """
-        distinct, inverse = self.index.dedupe(np.concatenate(keys) if len(keys) != 1 else np.ascontiguousarray(keys[0]))
-        self._check_own(distinct)
-        rows = self._rows_to_learn(distinct, inverse, ts) if learn else self.index.find(distinct)
-        weight = self._vectors(distinct, rows)
-        ends = [0, *itertools.accumulate(map(len, keys))]
-        places = [self._on_device(inverse[start:end]) for start, end in itertools.pairwise(ends)]
-        gathered = Gathered(weight, places, distinct, rows)
-        if learn:
-            self.index.touch(rows, ts)
-            weight.requires_grad_()
-            self._pending = gathered
-        return gathered
+        return self.look_up(distinct(*keys), learn=learn, ts=ts)
 
-    def _vectors(self, keys: Keys, rows: Rows) -> torch.Tensor:
-        """Return the vectors of distinct keys, ``[U, D]``: of their rows, or what they would start from."""
-        if self.device.type == "cpu":
-            vectors = np.empty((len(rows), self.config.dim), np.float32)
-            probing.gather(self._weight.numpy(), rows, vectors)
-            weight = torch.from_numpy(vectors)
-        else:
-            weight = self._weight.index_select(0, self._on_device(rows.clip(min=0)))
+    def look_up(self, asked: Distinct, *, learn: bool = False, ts: int = 0) -> Gathered:
+        """Do what :meth:`gather` does with what was deduped before."""
+        weight = torch.empty(len(asked.keys), self.config.dim, device=self.device)
+        rows = self.look_up_into(weight, 0, asked, learn=learn, ts=ts)
+        if learn:
+            weight.requires_grad_()
+        places = asked.places if self.device.type == "cpu" else [place.to(self.device) for place in asked.places]
+        return Gathered(weight, places, asked.keys, rows, asked.n_first)
+
+    def look_up_into(self, leaf: torch.Tensor, start: int, asked: Distinct, *, learn: bool, ts: int) -> Rows:
+        """Write the vectors of :meth:`look_up` to ``leaf [.., D]`` from row ``start`` on, where :meth:`apply_gradients` finds
+        their gradient; return the rows, int32 ``[U]``."""
+        self._check_own(asked.keys)
+        if learn:
+            self._expire(asked.keys, ts)
+        out = leaf.detach()[start : start + len(asked.keys)]
+        rows = (
+            self._on_cpu(asked, out.numpy(), learn, ts) if out.device.type == "cpu" else self._on_other(asked, out, learn, ts)
+        )
+        if learn:
+            self._pending = _Pending(leaf, start, rows)
+        return rows
+
+    def _on_cpu(self, asked: Distinct, out: npt.NDArray[np.float32], learn: bool, ts: int) -> Rows:
+        """Write vectors of distinct keys to ``out [U, D]``, return their rows: with one compiled call where all are known."""
+        keys, seen = asked.keys, ts if learn else None
+        rows = np.empty(len(keys), np.int32)
+        unknown = self.index.look_up(keys, self._weight.numpy(), rows, out, seen)
+        if unknown and learn and self._admit(asked, rows):
+            unknown = self.index.look_up(keys, self._weight.numpy(), rows, out, seen)
+        if unknown:
+            at = np.flatnonzero(rows < 0)
+            first = np.empty((len(at), self.config.dim), np.float32)
+            probing.initial(keys[at], self._seed, self.config.initial_scale, first)
+            out[at] = first
+            if learn:
+                self.index.touch(rows, ts)
+        return rows
+
+    def _on_other(self, asked: Distinct, out: torch.Tensor, learn: bool, ts: int) -> Rows:
+        rows = self._learned_rows(asked, ts) if learn else self.index.find(asked.keys)
+        out.copy_(self._weight.index_select(0, self._on_device(rows.clip(min=0))))
         unknown = np.flatnonzero(rows < 0)
         if len(unknown):
-            weight[self._on_device(unknown)] = self._initial(keys[unknown])
-        return weight
+            out[self._on_device(unknown)] = self._initial(asked.keys[unknown])
+        return rows
 
     def apply_gradients(self) -> None:
         """Take one step of the optimiser on the rows of the last learning :meth:`gather`."""
         if self._pending is None:
             raise RuntimeError(f"table {self.name!r}: apply_gradients needs a gather(learn=True) before it")
-        (weight, _, _, rows), self._pending = self._pending, None
-        if weight.grad is None:
-            return
-        optimisers.step(self.config, self._weight, self._kept, rows, weight.grad)
+        (leaf, start, rows), self._pending = self._pending, None
+        if leaf.grad is not None:
+            optimisers.step(self.config, self._weight, self._kept, rows, leaf.grad[start : start + len(rows)])
 
     def update(self, keys: Keys, grad: torch.Tensor, ts: int = 0) -> None:
         """Admit, count and learn with a gradient per use of a key: dedupe, sum and step in one, without autograd.
@@ -153,15 +184,15 @@ class EmbeddingTable:
             grad: float32 ``[N, D]``.
             ts: event time in ms.
         """
-        distinct, inverse = self.index.dedupe(np.ascontiguousarray(keys))
-        self._check_own(distinct)
-        rows = self._rows_to_learn(distinct, inverse, ts)
-        self.index.touch(rows, ts)
-        self._step_summed(rows, inverse, grad)
+        asked = distinct(keys)
+        self._check_own(asked.keys)
+        self._expire(asked.keys, ts)
+        rows = self._learned_rows(asked, ts)
+        self._step_summed(rows, asked.all_places(), grad)
 
     def update_rows(self, rows: Rows, grad: torch.Tensor) -> None:
         """Learn with a gradient per use of a row, ``[N]`` and ``[N, D]``; nothing is admitted or counted."""
-        unique, inverse = self.index.dedupe(rows)
+        unique, inverse = deduped(rows)
         self.index.changed[unique[unique >= 0]] = True
         self._step_summed(unique, inverse, grad)
 
@@ -177,10 +208,7 @@ class EmbeddingTable:
 
     def statistics(self, keys: Keys) -> tuple[Keys, Keys]:
         """Return (count of learned batches, ts of the first) of keys, int64 ``[N]`` each; 0 for unknown keys."""
-        rows = self.index.find(keys)
-        known, safe = rows > 0, rows.clip(min=0)
-        counts, first = self.index.count[safe].astype(np.int64), self.index.times.first_of(safe)
-        return np.where(known, counts, 0), np.where(known, first, 0)
+        return self.index.seen(keys)
 
     def _check_own(self, keys: Keys) -> None:
         if self.shard.of > 1 and ((shard_of(keys, self.shard.of) != self.shard.at) & (keys != 0)).any():
@@ -189,16 +217,28 @@ class EmbeddingTable:
                 "route keys by shard_of first"
             )
 
-    def _rows_to_learn(self, keys: Keys, uses: Keys, ts: int) -> Rows:
+    def _expire(self, keys: Keys, ts: int) -> None:
         if (after := self.config.expire_after_ms) is not None and ts >= self._swept_ts + max(1, after // 8):
             self._swept_ts = ts
             held = self.index.find(keys)  # what the batch asks for stays, so that it is learned as it was scored
             self.index.expire(ts - after, protected=held[held > 0])
-        rows, new = self.index.find_or_admit(keys, uses)
+
+    def _learned_rows(self, asked: Distinct, ts: int) -> Rows:
+        """Return the row of every key, -1 where it is not admitted, and count the use."""
+        rows = self.index.find(asked.keys)
+        if len(rows) and rows.min() < 0 and self._admit(asked, rows):
+            rows = self.index.find(asked.keys)
+        self.index.touch(rows, ts)
+        return rows
+
+    def _admit(self, asked: Distinct, rows: Rows) -> bool:
+        """Give those of the keys a row that have none, -1 in ``rows``, and are admitted; return whether there are any."""
+        uses = asked.all_places() if self.index.admission.counts_uses else None
+        new = self.index.admit_unknown(asked.keys, rows, uses)
         self._lengthen()
         if len(new):
             self._initialise(new)
-        return rows
+        return len(new) > 0
 
     def _on_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -222,6 +262,8 @@ class EmbeddingTable:
     def _lengthen(self) -> None:
         """Make the columns as long as the index; a device other than the CPU reserves nothing, so there they double."""
         on_cpu = self.device.type == "cpu"
+        if on_cpu and self._columns and len(self._weight) == self.index.capacity:
+            return
         bound = self.config.max_rows
         capacity = self.index.capacity if on_cpu else min(bound, 1 << max(10, self.index.n.bit_length()))
         for name, shape in self._shapes.items():

@@ -63,7 +63,8 @@ class TorchTable:
         weight[rows < 0] = self._initial(distinct[rows < 0])
         ends = [0, *itertools.accumulate(map(len, keys))]
         places = [inverse[a:b] for a, b in itertools.pairwise(ends)]
-        gathered = Gathered(weight, places, distinct.cpu().numpy(), rows.int().cpu().numpy())
+        n_first = int(places[0].max()) + 1 if len(places[0]) else 0
+        gathered = Gathered(weight, places, distinct.cpu().numpy(), rows.int().cpu().numpy(), n_first)
         if learn:
             weight.requires_grad_()
             self._pending = gathered
@@ -73,11 +74,11 @@ class TorchTable:
         """Take one step on the rows of the last learning :meth:`gather`."""
         if self._pending is None:
             raise RuntimeError(f"table {self.name!r}: apply_gradients needs a gather(learn=True) before it")
-        (weight, _, _, rows), self._pending = self._pending, None
-        if weight.grad is not None:
-            at = torch.from_numpy(rows).to(self.device)
+        pending, self._pending = self._pending, None
+        if (grad := pending.weight.grad) is not None:
+            at = torch.from_numpy(pending.rows).to(self.device)
             kept = {name: column for name, column in self.columns.items() if name != "weight"}
-            optimisers.step_torch(self.config, self.columns["weight"], kept, at, weight.grad)
+            optimisers.step_torch(self.config, self.columns["weight"], kept, at, grad)
 
     def _admit(self, unknown: torch.Tensor) -> None:
         new = torch.from_numpy(self._admission.admit(unknown.cpu().numpy().astype(np.int64))).to(self.device)

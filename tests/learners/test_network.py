@@ -10,8 +10,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from learners.adam import DenseAdam
 from learners.batch import Batch
-from learners.checks import random_block
+from learners.checks import random_block, replaced
 from learners.network import _click_loss
+from learners.samples import Ragged
 
 
 @given(seed=st.integers(0, 100), rate=st.sampled_from([1e-3, 0.1]), steps=st.integers(1, 30))
@@ -36,10 +37,11 @@ def test_adam_is_torchs(seed: int, rate: float, steps: int) -> None:
 
 
 def test_click_loss_has_the_gradient_that_autograd_finds() -> None:
-    batch = Batch(random_block(seed=3), torch.device("cpu"))
+    block = random_block(seed=3)
+    weights = torch.rand(block.n_candidates)
+    own = Ragged(weights.numpy(), block.ragged("candidate.item").offsets)
+    batch = Batch(replaced(block, candidate__weight=own), torch.device("cpu"))
     logits = torch.randn(batch.n_candidates, requires_grad=True)
-    weights = torch.rand(batch.n_candidates)
-    batch.__dict__["weights"] = weights
     loss, gradient = _click_loss(logits.detach(), logits.detach().sigmoid(), batch)
     expected = binary_cross_entropy_with_logits(logits, batch.labels, weight=weights)
     torch.testing.assert_close(loss, expected.detach())

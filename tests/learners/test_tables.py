@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from learners.checkpoint.manifest import INITIALISATION
-from learners.tables import CountTable, EmbeddingTable, TableConfig
+from learners.tables import CountTable, EmbeddingTable, TableConfig, distinct
 from learners.tables.index import RowIndex
 from learners.tables.update import rowwise_adagrad, rowwise_adagrad_torch
 
@@ -234,6 +234,12 @@ def test_counts_equal_a_dict(batches: list[list[tuple[int, int]]]) -> None:
 def test_counts_forget_once_per_batch() -> None:
     table = CountTable("c", 1)
     table.add(keys(1, 1), np.array([[3.0], [1.0]]), 0)
-    table.add(keys(1, 1), np.array([[1.0], [1.0]]), 5, keep=np.array([0.5, 0.5]))
-    assert table.read(keys(1))[0, 0] == 4.0
-    assert table.last_ts(keys(1, 2)).tolist() == [5, 0]
+    asked = distinct(keys(1, 1, 7))
+    rows = table.admit(asked)
+    assert table.last_of(rows)[0] == 0
+    table.add_to(rows, asked, np.array([[1.0], [1.0], [2.0]]), 5, np.array([0.5, 0.1]))
+    values, last = table.read_last(keys(1, 2, 7))
+    assert values[:, 0].tolist() == [4.0, 0.0, 2.0]
+    assert last.tolist() == [5, 0, 5]
+    table.add(keys(7), np.array([[1.0]]), 1 << 50)  # too far from the first for 4 bytes
+    assert table.read_last(keys(1, 7))[1].tolist() == [5, 1 << 50]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Thread, current_thread
 from typing import Any
@@ -27,10 +27,11 @@ from stream_app.entrant import Entrant
 from stream_app.oracle import BEST, Oracle
 from stream_app.prefetch import prefetch
 from stream_app.profile import Profile
-from stream_app.replay import Replay, Step
+from stream_app.replay import Replay, Step, build_entrants
 from stream_app.results import result_of
 from stream_app.runs import CHECKPOINTS, RunError, RunFolder, differences
 from stream_app.sample_sources import TopicSource
+from stream_app.samples_reader import Batch, Range, SampleReader
 from stream_app.topics import Message, Topic
 from stream_app.topics.memory import MemoryLog
 
@@ -372,6 +373,70 @@ def test_prefetch_ends_with_its_reader() -> None:
     assert next(reading) == 0
     reading.close()
     assert len(made) < 10
+
+
+class Preparing(Counts):
+    """Says on which thread it prepares; fails on the samples of a time."""
+
+    def __init__(self, bad_ts: int | None = None) -> None:
+        super().__init__()
+        self.threads: list[str] = []
+        self.bad_ts = bad_ts
+
+    def prepare(self, block: SampleBlock) -> None:
+        self.threads.append(current_thread().name)
+        if self.bad_ts is not None and self.bad_ts in block.column("ts"):
+            raise SampleError(f"the sample of {self.bad_ts} is bad")
+        self._note("prepare", block)
+
+
+def test_batches_are_prepared_as_they_are_learned_on_the_thread_that_reads(make_block: Make) -> None:
+    config, learner, profile = config_of(**{"eval": "delayed", "from": 50, "to": 400}), Preparing(), Profile()
+    entrants = [Entrant("counts", learner, (), MetricOptions(window_ms=config.replay.window_ms))]
+    Replay(config, TopicSource(topic_of(make_block)), entrants, profile=profile).run()
+    prepared, learned = ([call[1:] for call in learner.calls if call[0] == verb] for verb in ("prepare", "learn"))
+    assert prepared == learned != []
+    assert set(learner.threads) == {"prefetch"}
+    assert {name: calls for name, _, calls in profile.rows()}["prepare"] == len(prepared)
+
+
+def test_what_preparing_raises_comes_where_the_samples_do(make_block: Make) -> None:
+    config, learner = config_of(), Preparing(bad_ts=300)
+    entrants = [Entrant("counts", learner, (), MetricOptions(window_ms=config.replay.window_ms))]
+    with pytest.raises(SampleError, match="the sample of 300 is bad"):
+        Replay(config, TopicSource(topic_of(make_block)), entrants).run()
+    prepared, learned = ([call[1:] for call in learner.calls if call[0] == verb] for verb in ("prepare", "learn"))
+    assert prepared == learned != []
+
+
+class Unprepared(Replay):
+    """Leaves all to the step."""
+
+    def _prepared(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        return batches
+
+
+def test_prepared_ahead_or_not_the_digests_are_equal(make_block: Make) -> None:
+    topic, names = topic_of(make_block), ("egin", "din", "popularity")
+    config = config_of(models=names)
+
+    def digests(how: str) -> list[str]:
+        source = TopicSource(topic)
+        entrants = [entrant for entrant in build_entrants(config, source.schema()) if entrant.name in names]
+        if how == "same thread":
+            span = Range(config.replay.start, config.replay.stop)
+            places = source.places(config.replay.start)
+            reader = SampleReader(source, source.schema(), places, config.replay.batch_requests, span, config.window_ms())
+            for batch in reader:
+                for entrant in entrants:
+                    entrant.learner.prepare(batch.block)
+                for entrant in entrants:
+                    entrant.predict_learn(batch.block)
+        else:
+            (Unprepared if how == "not at all" else Replay)(config, source, entrants).run()
+        return [digest(entrant.learner.state()) for entrant in entrants]
+
+    assert digests("other thread") == digests("same thread") == digests("not at all")
 
 
 def test_a_checkpoint_written_beside_is_that_of_its_moment(make_block: Make, tmp_path: Path) -> None:

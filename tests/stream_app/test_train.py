@@ -113,6 +113,7 @@ def reader_of(topic: Topic, schema: SampleSchema, trainer: Trainer, drain: bool 
         wait_ms=train.wait_ms,
         queue_batches=2,
         drain=drain,
+        prepare=trainer.prepare,
     )
 
 
