@@ -99,8 +99,8 @@ class _Passes(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         click = cast(Click | None, ctx.click)
-        if click is not None and grads[0].data_ptr() == click.gradient.data_ptr() and grads[0].is_contiguous():
-            found = ctx.found
+        if click is not None and grads[0].data_ptr() == click.gradient.data_ptr() and ctx.found is not None:
+            found, ctx.found = ctx.found, None  # held here too, each would be copied on its way into .grad
         else:
             none = np.zeros(0, np.float32)
             with team() as threads:
