@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.attention import PAIRS, TargetAttention
+from learners.attention import TargetAttention
+from learners.attention_ranges import PAIRS
 from learners.batch import pairs
 from learners.gather import rows
 from learners.layers import Standardise, pool
