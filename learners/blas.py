@@ -115,7 +115,7 @@ def product(sgemm: int, a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: F
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _stride(matrix: Floats) -> int:
+def _stride(matrix: Floats) -> Any:
     """Return how many floats a row is from the next."""
     return max(matrix.strides[0] // 4, matrix.shape[1], 1)
 

@@ -120,10 +120,12 @@ def _learned(ctx: Any, loss: mlp_ranges.Loss, threads: Team) -> tuple[Tensor, li
     parts = [Sums(*(array[at] for array in sums)) for at in range(len(ranges))]
     threads.run([partial(mlp_ranges.learn, *work, part, rows.start, rows.stop) for part, rows in zip(parts, ranges, strict=True)])
     of_weight = torch.empty(entry.shape)
-    of_shared = [partial(entry.shared_gradient, j, sums.both, of_weight.numpy()) for j in range(len(entry.shared))]
-    of_slots = [partial(entry.slot_gradient, sums.slots, of_weight)] if entry.plan.slots is not None else []
-    made = threads.run([*of_shared, *of_slots])
-    return out, [of_weight, *_gradients(entry, hidden, wanted, sums, of_weight, made)]
+    tasks: list[Any] = [partial(entry.shared_gradient, j, sums.both, of_weight.numpy()) for j in range(len(entry.shared))]
+    if entry.plan.slots is not None:  # the longest one first
+        of_tables, *made = threads.run([partial(entry.slot_gradient, sums.slots, of_weight.numpy()), *tasks])
+    else:
+        of_tables, made = (), [task() for task in tasks]  # two threads would take longer to meet
+    return out, [of_weight, *_gradients(entry, hidden, wanted, sums, of_weight, made), *of_tables]
 
 
 def _hidden(parameters: Sequence[Tensor]) -> Hidden:
@@ -133,9 +135,9 @@ def _hidden(parameters: Sequence[Tensor]) -> Hidden:
 
 
 def _gradients(
-    entry: _Entry, hidden: Hidden, wanted: _Wanted, sums: Sums, of_weight: Tensor, made: Sequence[Any]
+    entry: _Entry, hidden: Hidden, wanted: _Wanted, sums: Sums, of_weight: Tensor, made: Sequence[_OfShared]
 ) -> list[Tensor | None]:
-    """Add the ranges up; return all gradients behind the first weight's in the order of the arguments."""
+    """Add the ranges up; return the gradients from the request's weight to the shared rows in the order of the arguments."""
     for part in (sums.packed, sums.bias, sums.w):
         mlp_ranges.add_up(part)
     at = 0
@@ -149,11 +151,9 @@ def _gradients(
             end = at + math.prod(shape)
             of_layers.append(torch.from_numpy(sums.packed[0, at:end].reshape(shape)))
             at = end
-    n_shared = len(entry.shared)
-    of_request = made[n_shared - 1].of_weight if entry.plan.has_request else None
-    of_rows = [each.of_rows for each in made[:n_shared]]
-    of_tables = made[n_shared] if entry.plan.slots is not None else ()
-    return [of_request, torch.from_numpy(sums.bias[0]), *of_layers, *wanted.split(), *of_rows, *of_tables]
+    of_request = made[-1].of_weight if entry.plan.has_request else None
+    of_rows = [each.of_rows for each in made]
+    return [of_request, torch.from_numpy(sums.bias[0]), *of_layers, *wanted.split(), *of_rows]
 
 
 class _Entry:
@@ -174,15 +174,17 @@ class _Entry:
         for rows, w, place in zip(self.shared, self.weights, self.rows, strict=True):
             product(SGEMM, rows[: place.stop - place.start], False, w, True, both[place], False)
         self.sizes = [len(table) for table in tables]
-        self.table = torch.cat(list(tables)) if tables else weight.new_empty(0, 1)  # [T, d]
-        self.by_slot = _by_slot(weight, plan.slots, k)  # [d, k W]
-        contribution = (self.table @ self.by_slot).view(-1, len(bias)).numpy()  # [T k, W]
+        self.table = torch.cat(list(tables)).numpy() if tables else np.empty((0, 1), np.float32)  # [T, d]
+        self.w_slots = matrix[:, plan.slots] if plan.slots is not None else matrix[:, :0]  # [W, k d]
+        contribution = np.empty((len(self.table), k * len(bias)), np.float32)
+        if tables:
+            mlp_ranges.slots_forward(SGEMM, self.table, self.w_slots, k, contribution)
         first_position = self.sizes[0] if len(tables) > 1 else -1
         columns = [matrix[:, part] for part in plan.dense]
         w_dense = np.concatenate(columns, 1) if columns else matrix[:, :0]
         slots = plan.bins, plan.positions, plan.n_bins, first_position
         w_dense = np.ascontiguousarray(w_dense)
-        self.first = First(x.numpy(), w_dense, bias.numpy(), both, plan.taken, contribution, *slots)
+        self.first = First(x.numpy(), w_dense, bias.numpy(), both, plan.taken, contribution.reshape(-1, len(bias)), *slots)
 
     def shared_gradient(self, j: int, of_both: Floats, of_weight: Floats) -> _OfShared:
         """Return the gradients of a shared part; of the candidates' columns they go into ``of_weight``.
@@ -198,19 +200,17 @@ class _Entry:
         mlp_ranges.shared_backward(SGEMM, of_both, place.start, place.stop, rows, w, of_rows, of_own)
         return _OfShared(None if own else torch.from_numpy(of_own), torch.from_numpy(of_rows))
 
-    def slot_gradient(self, of_slots: Floats, of_weight: Tensor) -> tuple[Tensor, ...]:
+    def slot_gradient(self, of_slots: Floats, of_weight: Floats) -> tuple[Tensor, ...]:
         """Return the gradients of the tables of slots; of the weight's columns they go into ``of_weight``.
 
         Args:
             of_slots: of their contribution, ``[ranges, T k, W]``.
             of_weight: of the first weight.
         """
-        dim, k = self.table.shape[1], self.plan.bins.shape[1]
-        mlp_ranges.add_up(of_slots)
-        by_row = torch.from_numpy(of_slots[0]).view(len(self.table), -1)  # [T, k W]
-        of_columns = (self.table.t() @ by_row).view(dim, k, -1)
-        of_weight[:, self.plan.slots] = of_columns.permute(2, 1, 0).reshape(len(of_weight), k * dim)
-        return torch.split(by_row @ self.by_slot.t(), self.sizes)
+        of_table = np.empty(self.table.shape, np.float32)
+        by_row, k = of_slots.reshape(len(of_slots), len(self.table), -1), self.plan.bins.shape[1]
+        mlp_ranges.slots_backward(SGEMM, self.table, self.w_slots, k, by_row, of_table, of_weight[:, self.plan.slots])
+        return torch.split(torch.from_numpy(of_table), self.sizes)
 
 
 class _OfShared(NamedTuple):
@@ -235,10 +235,3 @@ class _Wanted:
         widths = [width for width, wanted in zip(self.widths, self.needed, strict=True) if wanted]
         parts = iter(torch.split(self.gradient, widths, 1) if widths else ())
         return [next(parts) if wanted else None for wanted in self.needed]
-
-
-def _by_slot(weight: Tensor, columns: slice | None, k: int) -> Tensor:
-    """Return the weight's columns of the slots as ``[d, k W]``: one product then gives each table row's part in each slot."""
-    if columns is None:
-        return weight.new_empty(1, 0)
-    return weight[:, columns].reshape(len(weight), k, -1).permute(2, 1, 0).reshape(-1, k * len(weight))
