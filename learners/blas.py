@@ -1,8 +1,8 @@
 """Matrix products inside compiled code: the ``sgemm`` of the BLAS that torch brings, without the interpreter in between.
 
-A step's products are short, and a compiled pass stands between every two of them. Called from Python each costs two hand-overs of
-the interpreter's lock, for which two threads that work side by side wait on each other. torch's library exports its BLAS under
-the names of the standard (MKL on x86, OpenBLAS on ARM); where a build does not, compiled loops stand in.
+A step's products are short, and a compiled pass stands between every two of them. Called from Python each costs two hand-overs
+of the interpreter's lock, for which two threads that work side by side wait on each other. torch's library exports its BLAS
+under the names of the standard (MKL on x86, OpenBLAS on ARM); where a build does not, compiled loops stand in.
 
 How many threads a product takes is torch's affair: callers see to it that it is one (:mod:`learners.threads`).
 """
@@ -89,7 +89,7 @@ _sgemm: Callable[..., None] = _as_python if _numba.config.DISABLE_JIT else cast(
 
 @numba.njit(cache=True, nogil=True)
 def product(sgemm: int, a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, add: bool) -> None:
-    """Write ``A B`` to ``out [M, N]``, ``A`` being ``a`` or its transpose, ``B`` likewise; neighbours in a row lie side by side.
+    """Write ``A B`` to ``out [M, N]``, ``A`` being ``a`` or its transpose, ``B`` likewise; a row lies in one piece.
 
     Args:
         sgemm: :data:`SGEMM`, or 0 for compiled loops.

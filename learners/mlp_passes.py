@@ -3,8 +3,8 @@
 A range goes through all layers in one compiled call (:mod:`learners.mlp_ranges`), as many at once as there are threads
 (:mod:`learners.threads`). Gradients of what candidates share are summed within a range, then over the ranges in their order.
 
-Legend: ``C`` candidates, ``S`` rows of all shared parts, ``W`` width of a hidden layer, ``k`` slots, ``T`` rows of the tables of
-slot embeddings, ``d`` their width.
+Legend: ``C`` candidates, ``S`` rows of all shared parts, ``W`` width of a hidden layer, ``k`` slots, ``T`` rows of the tables
+of slot embeddings, ``d`` their width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from learners import mlp_ranges
+from learners import mlp_ranges, mlp_shared
 from learners.blas import SGEMM, product
 from learners.mlp_ranges import First, Hidden, Sums
 from learners.threads import Team, team
@@ -80,7 +80,14 @@ def logits(plan: Plan, layers: Sequence[Tensor | None], tensors: Sequence[Tensor
 class _Passes(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, plan: Plan, click: Click | None, n_layers: int, weight: Tensor, request: Tensor | None, bias: Tensor, *rest: Tensor
+        ctx: Any,
+        plan: Plan,
+        click: Click | None,
+        n_layers: int,
+        weight: Tensor,
+        request: Tensor | None,
+        bias: Tensor,
+        *rest: Tensor,
     ) -> Tensor:
         with team() as threads:
             entry, hidden = _Entry(plan, weight, request, bias, rest[4 * n_layers :]), _hidden(rest[: 4 * n_layers])
@@ -117,8 +124,8 @@ def _learned(ctx: Any, loss: mlp_ranges.Loss, threads: Team) -> tuple[Tensor, li
     shapes = hidden.packed.shape, first.bias.shape, first.w.shape, first.both.shape, first.contribution.shape
     sums = Sums(*(np.empty((len(ranges), *shape), np.float32) for shape in shapes))
     work = SGEMM, first, hidden, out.numpy(), loss, wanted.w, wanted.gradient.numpy()
-    parts = [Sums(*(array[at] for array in sums)) for at in range(len(ranges))]
-    threads.run([partial(mlp_ranges.learn, *work, part, rows.start, rows.stop) for part, rows in zip(parts, ranges, strict=True)])
+    own = [Sums(*(array[at] for array in sums)) for at in range(len(ranges))]
+    threads.run([partial(mlp_ranges.learn, *work, part, rows.start, rows.stop) for part, rows in zip(own, ranges, strict=True)])
     of_weight = torch.empty(entry.shape)
     tasks: list[Any] = [partial(entry.shared_gradient, j, sums.both, of_weight.numpy()) for j in range(len(entry.shared))]
     if entry.plan.slots is not None:  # the longest one first
@@ -139,7 +146,7 @@ def _gradients(
 ) -> list[Tensor | None]:
     """Add the ranges up; return the gradients from the request's weight to the shared rows in the order of the arguments."""
     for part in (sums.packed, sums.bias, sums.w):
-        mlp_ranges.add_up(part)
+        mlp_shared.add_up(part)
     at = 0
     for columns in entry.plan.dense:
         end = at + columns.stop - columns.start
@@ -164,7 +171,7 @@ class _Entry:
         dense, shared, tables = tensors[:n_dense], tensors[n_dense : n_dense + n_shared], tensors[n_dense + n_shared :]
         self.plan, self.shape = plan, weight.shape
         matrix = weight.numpy()
-        x = torch.cat(list(dense), 1) if len(dense) > 1 else dense[0].contiguous() if dense else weight.new_empty(len(plan.taken), 0)
+        x = torch.cat([weight.new_empty(len(plan.taken), 0), *dense], 1) if len(dense) != 1 else dense[0].contiguous()
         self.shared = [np.ascontiguousarray(rows.numpy()) for rows in shared]
         self.weights = [np.ascontiguousarray(matrix[:, columns]) for columns in plan.shared]
         self.weights += [] if request is None else [request.numpy()]
@@ -178,7 +185,7 @@ class _Entry:
         self.w_slots = matrix[:, plan.slots] if plan.slots is not None else matrix[:, :0]  # [W, k d]
         contribution = np.empty((len(self.table), k * len(bias)), np.float32)
         if tables:
-            mlp_ranges.slots_forward(SGEMM, self.table, self.w_slots, k, contribution)
+            mlp_shared.slots_forward(SGEMM, self.table, self.w_slots, k, contribution)
         first_position = self.sizes[0] if len(tables) > 1 else -1
         columns = [matrix[:, part] for part in plan.dense]
         w_dense = np.concatenate(columns, 1) if columns else matrix[:, :0]
@@ -197,7 +204,7 @@ class _Entry:
         rows, place, w = self.shared[j], self.rows[j], self.weights[j]
         of_rows, own = np.empty(rows.shape, np.float32), j < len(self.plan.shared)
         of_own = of_weight[:, self.plan.shared[j]] if own else np.empty(w.shape, np.float32)
-        mlp_ranges.shared_backward(SGEMM, of_both, place.start, place.stop, rows, w, of_rows, of_own)
+        mlp_shared.shared_backward(SGEMM, of_both, place.start, place.stop, rows, w, of_rows, of_own)
         return _OfShared(None if own else torch.from_numpy(of_own), torch.from_numpy(of_rows))
 
     def slot_gradient(self, of_slots: Floats, of_weight: Floats) -> tuple[Tensor, ...]:
@@ -209,7 +216,7 @@ class _Entry:
         """
         of_table = np.empty(self.table.shape, np.float32)
         by_row, k = of_slots.reshape(len(of_slots), len(self.table), -1), self.plan.bins.shape[1]
-        mlp_ranges.slots_backward(SGEMM, self.table, self.w_slots, k, by_row, of_table, of_weight[:, self.plan.slots])
+        mlp_shared.slots_backward(SGEMM, self.table, self.w_slots, k, by_row, of_table, of_weight[:, self.plan.slots])
         return torch.split(torch.from_numpy(of_table), self.sizes)
 
 

@@ -89,7 +89,7 @@ class RequestMLP(nn.Module):
     def learn(
         self, candidate: Sequence[Part | SlotPart], request: Tensor, request_of: Tensor, labels: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Return logits, and their gradient of the click loss, ``w (sigmoid(logit) - y) / C``, where it went back with it already.
+        """Return logits, and their gradient of the click loss, ``w (sigmoid(logit) - y) / C``, where it went back with it.
 
         A candidate goes back as soon as its logit is there, while what the layers made of it is in cache. Autograd's backward
         hands out what that found if it is given this gradient itself; with any other it computes anew.
@@ -106,7 +106,9 @@ class RequestMLP(nn.Module):
         gradient = torch.empty(len(request_of))
         return self._compiled(candidate, request, request_of, Click(labels, weights, gradient)), gradient
 
-    def _compiled(self, candidate: Sequence[Part | SlotPart], request: Tensor, request_of: Tensor, click: Click | None) -> Tensor:
+    def _compiled(
+        self, candidate: Sequence[Part | SlotPart], request: Tensor, request_of: Tensor, click: Click | None
+    ) -> Tensor:
         if self._own is None:
             request_weight = None if self.request is None else self.request.weight
             own = [self.candidate.weight, request_weight, self.candidate.bias, *self.rest.parameters()]
@@ -181,5 +183,3 @@ def _plan(candidate: Sequence[Part | SlotPart], request: Tensor | None, request_
     widths = [rows.shape[1] for rows in of_dense]
     plan = Plan(dense, widths, shared, request is not None, n_rows, slots, taken, bins, positions, n_bins)
     return plan, [*of_dense, *of_shared, *tables]
-
-

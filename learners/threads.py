@@ -2,8 +2,8 @@
 
 Tasks spend their time in what releases the interpreter's lock: torch's operations, compiled kernels. There are as many threads
 as torch has (``torch.set_num_threads``), and while they work torch has one: a step's products are too small for a barrier
-between threads at each of them. Who takes which task is left to the moment, so a thread that the machine holds back costs no more than
-the task it is at; what a task computes depends on the cut alone, so results do not depend on who took it.
+between threads at each of them. Who takes which task is left to the moment, so a thread that the machine holds back costs no
+more than the task it is at; what a task computes depends on the cut alone, so results do not depend on who took it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class _Job:
                 return
             try:
                 self._results[at] = self._tasks[at]()
-            except BaseException as error:  # noqa: BLE001 - the caller raises it
+            except BaseException as error:  # the caller raises it
                 self._errors[at] = error
 
     def help(self) -> None:
