@@ -103,8 +103,8 @@ class _Job:
     def end(self) -> None:
         """Leave no task to be taken, wait for those that were, and let go of what they hold."""
         self._open.clear()
-        inside, interrupt = len(self._entered), None  # who enters from here on finds nothing to take
-        while len(self._left_again) < inside:
+        interrupt = None
+        while len(self._left_again) < len(self._entered):  # read in this order: who enters in between finds nothing to take
             try:
                 self._exits.get(timeout=1.0)
             except Empty:
