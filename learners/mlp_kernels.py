@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["enter", "enter_backward", "leave_backward", "normalise", "normalise_backward"]
+__all__ = ["enter", "enter_backward", "normalise", "normalise_backward"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -23,6 +23,7 @@ EPS = np.float32(1e-5)  # of torch's LayerNorm
 @numba.njit(cache=True, nogil=True, fastmath=LANES)
 def enter(
     z: Floats,
+    layer_bias: Floats,
     shared: Floats,
     index: Ints,
     slots: Floats,
@@ -39,6 +40,7 @@ def enter(
 
     Args:
         z: the dense part's share, in place.
+        layer_bias: ``[W]``.
         shared: ``[S, W]``, all shared parts below each other.
         index: the row of each shared part, ``[C, J]``.
         slots: contribution of each row of the slot tables in each slot, ``[T k, W]``, row ``t k + slot``.
@@ -74,7 +76,7 @@ def enter(
         if k:
             for w in range(width):
                 z[c, w] += empty[filled, w]
-        _normalise_row(z, gain, bias, out, inverse, c)
+        _normalise_row(z, layer_bias, gain, bias, out, inverse, c)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=LANES)
@@ -85,6 +87,7 @@ def enter_backward(
     inverse: Floats,
     gain: Floats,
     sums: Floats,
+    sum_of_all: Floats,
     index: Ints,
     bins: Ints,
     positions: Ints,
@@ -95,7 +98,7 @@ def enter_backward(
 ) -> None:
     """Do what :func:`normalise_backward` does, then add ``grad [C, W]`` to the rows that :func:`enter` took.
 
-    ``grad_shared`` and ``grad_slots`` are zeros before.
+    It is added to what ``grad_shared`` and ``grad_slots`` hold, too.
     """
     k, width = bins.shape[1], grad.shape[1]
     empty = np.zeros((k + 1, width), np.float32)
@@ -128,21 +131,26 @@ def enter_backward(
             grad_slots[n_bins * k + slot, w] += empty[slot, w]
             if first_position >= 0:
                 grad_slots[first_position * k + slot, w] += empty[slot, w]
-    sums[:] = of
+    for w in range(width):
+        sums[0, w] += of[0, w]
+        sums[1, w] += of[1, w]
+        sum_of_all[w] += of[2, w]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=LANES)
-def normalise(z: Floats, gain: Floats, bias: Floats, out: Floats, inverse: Floats) -> None:
-    """Write ``ReLU(LayerNorm(z))`` to ``out [C, W]``; ``z`` becomes its standardised self, ``inverse [C]`` 1 / deviation."""
+def normalise(z: Floats, layer_bias: Floats, gain: Floats, bias: Floats, out: Floats, inverse: Floats) -> None:
+    """Write ``ReLU(LayerNorm(z + layer_bias))`` to ``out [C, W]``; ``z`` becomes its standardised self, ``inverse [C]`` 1 /
+    deviation."""
     for c in range(len(z)):
-        _normalise_row(z, gain, bias, out, inverse, c)
+        _normalise_row(z, layer_bias, gain, bias, out, inverse, c)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=LANES, inline="always")
-def _normalise_row(z: Floats, gain: Floats, bias: Floats, out: Floats, inverse: Floats, c: int) -> None:
+def _normalise_row(z: Floats, layer_bias: Floats, gain: Floats, bias: Floats, out: Floats, inverse: Floats, c: int) -> None:
     width = z.shape[1]
     total = np.float32(0)
     for w in range(width):
+        z[c, w] += layer_bias[w]
         total += z[c, w]
     mean = total / np.float32(width)
     square = np.float32(0)
@@ -156,10 +164,13 @@ def _normalise_row(z: Floats, gain: Floats, bias: Floats, out: Floats, inverse: 
 
 
 @numba.njit(cache=True, nogil=True, fastmath=LANES)
-def normalise_backward(grad: Floats, z: Floats, out: Floats, inverse: Floats, gain: Floats, sums: Floats) -> None:
+def normalise_backward(
+    grad: Floats, z: Floats, out: Floats, inverse: Floats, gain: Floats, sums: Floats, sum_of_all: Floats
+) -> None:
     """Turn ``grad [C, W]`` by ``out`` into that by the input of :func:`normalise`, in place.
 
-    ``sums [3, W]`` takes the gradients by gain, by bias, and the sum of the result (by the layer's bias).
+    To ``sums [2, W]`` are added the gradients by gain and by bias, to ``sum_of_all [W]`` the sum of the result (by the layer's
+    bias).
     """
     width = z.shape[1]
     g, of = np.empty(width, np.float32), np.zeros((3, width), np.float32)
@@ -167,29 +178,10 @@ def normalise_backward(grad: Floats, z: Floats, out: Floats, inverse: Floats, ga
         for w in range(width):
             g[w] = grad[c, w] if out[c, w] > 0 else np.float32(0)
         _row_backward(g, grad, z, inverse, gain, of, c)
-    sums[:] = of
-
-
-@numba.njit(cache=True, nogil=True, fastmath=LANES)
-def leave_backward(
-    of_logits: Floats, weight: Floats, grad: Floats, z: Floats, out: Floats, inverse: Floats, gain: Floats, sums: Floats
-) -> np.float32:
-    """Go back through ``logit = out . weight + b`` and :func:`normalise`: write ``grad [C, W]`` by its input, return that of b.
-
-    ``sums [4, W]`` takes those of :func:`normalise_backward` and the gradient of ``weight``.
-    """
-    width, total = z.shape[1], np.float32(0)
-    g, of, of_weight = np.empty(width, np.float32), np.zeros((3, width), np.float32), np.zeros(width, np.float32)
-    for c in range(len(z)):
-        pull = of_logits[c]
-        total += pull
-        for w in range(width):
-            of_weight[w] += pull * out[c, w]
-        for w in range(width):
-            g[w] = pull * weight[w] if out[c, w] > 0 else np.float32(0)
-        _row_backward(g, grad, z, inverse, gain, of, c)
-    sums[:3], sums[3] = of, of_weight
-    return total
+    for w in range(width):
+        sums[0, w] += of[0, w]
+        sums[1, w] += of[1, w]
+        sum_of_all[w] += of[2, w]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=LANES, inline="always")

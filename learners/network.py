@@ -7,7 +7,7 @@ A model's file defines a :class:`ClickNetwork`: tables, layers, and a ``forward`
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from learners.adam import DenseAdam
 from learners.batch import Batch
 from learners.features import Inputs
 from learners.learner import Learner, Scores, State, Stats
+from learners.request_mlp import Part, RequestMLP, SlotPart
 from learners.samples import SampleBlock
 from learners.tables import EmbeddingTable
 
@@ -30,6 +31,8 @@ class Forward(NamedTuple):
     logits: Tensor
     losses: Mapping[str, Tensor] = {}
     stats: Mapping[str, float] = {}
+    gradient: Tensor | None = None
+    """Of the click loss by the logits, where the network went back with it already (:meth:`RequestMLP.learn`)."""
 
 
 class ClickNetwork(nn.Module, abc.ABC):
@@ -108,7 +111,7 @@ class NeuralLearner(Learner):
         before = (0, 0) if vectors is None else vectors.look_ups()
         out: Forward = self.network(batch, learn=True, step=self.step)
         scores = out.logits.detach().sigmoid()
-        click, gradient = _click_loss(out.logits.detach(), scores, batch)
+        click, gradient = _click_loss(out.logits.detach(), scores, batch, out.gradient)
         weights = self.network.loss_weights()
         parts = {name: loss for name, loss in out.losses.items() if loss.requires_grad}
         self.optimiser.zero_grad()
@@ -178,12 +181,30 @@ class NeuralLearner(Learner):
         }
 
 
-def _click_loss(logits: Tensor, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def clicked(mlp: RequestMLP, candidate: Sequence[Part | SlotPart], request: Tensor, batch: Batch, learn: bool) -> Forward:
+    """Return the logits of an MLP as those of the network; when learning, with the click loss's gradient.
+
+    Args:
+        mlp: nothing may be added to what it returns.
+        candidate: as :meth:`learners.request_mlp.RequestMLP.forward`.
+        request: likewise.
+        batch: what it is about.
+        learn: whether this is for a step.
+    """
+    if not learn:
+        return Forward(mlp(candidate, request, batch.request_of()))
+    logits, gradient = mlp.learn(candidate, request, batch.request_of(), batch.labels, batch.weights)
+    return Forward(logits, gradient=gradient)
+
+
+def _click_loss(logits: Tensor, scores: Tensor, batch: Batch, gradient: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the weighted mean cross entropy over candidates (EGIN, L_CTR; weights 1 unless a label policy says otherwise), and
-    its gradient by the logits, ``w (p - y) / C``."""
+    its gradient by the logits, ``w (p - y) / C``, unless it is there."""
     n = max(logits.numel(), 1)
     loss = binary_cross_entropy_with_logits(logits, batch.labels, weight=batch.weights, reduction="sum")
-    return loss / n, (scores - batch.labels).mul_(batch.weights).div_(n)
+    if gradient is None:
+        gradient = (scores - batch.labels).mul_(batch.weights).div_(n)
+    return loss / n, gradient
 
 
 def _probabilities(logits: Tensor) -> Scores:

@@ -21,6 +21,7 @@ compared, ``d`` dim of a slot's embedding, ``k`` slots.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numba
@@ -29,8 +30,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from learners.threads import team
+
 __all__ = ["SimExtract", "Slots", "sim_extract", "sim_extract_torch"]
 
+LEAST = 32
+"""Requests of a thread, at least."""
 SAME = 1e-5  # what rounding leaves between a vector and itself
 INITIAL_SCALE = 0.1  # of torch's default of 1, k slots would drown the other inputs: -.02 AUC on a news log
 _EPSILON = 1e-12  # a zero vector has similarity 0 with everything, as in F.normalize
@@ -59,6 +64,7 @@ def sim_extract(
     k: int = 10,
     n_bins: int = 20,
     max_len: int = 100,
+    own_bin: bool = False,
 ) -> Slots:
     """Return the slots of every target: compiled on the CPU, :func:`sim_extract_torch` elsewhere.
 
@@ -70,16 +76,21 @@ def sim_extract(
         k: slots.
         n_bins: bins of similarity.
         max_len: last position; entries further back share it.
+        own_bin: whether what is the target itself is in bin ``n_bins + 1``.
     """
     if target.device.type != "cpu":
-        return sim_extract_torch(target, sequence, sequence_offsets, target_offsets, k=k, n_bins=n_bins, max_len=max_len)
+        found = sim_extract_torch(target, sequence, sequence_offsets, target_offsets, k=k, n_bins=n_bins, max_len=max_len)
+        return found._replace(bins=torch.where(found.sims > 1 - SAME, n_bins + 1, found.bins)) if own_bin else found
     n_targets = len(target)
     bins = np.empty((n_targets, k), np.int64)
     positions = np.empty((n_targets, k), np.int64)
     sims = np.empty((n_targets, k), np.float32)
     starts = sequence_offsets.numpy()
     target_starts = np.arange(n_targets + 1) if target_offsets is None else target_offsets.numpy()
-    _extract(_rows(target), _frozen(target_starts), _rows(sequence), _frozen(starts), n_bins, max_len, bins, positions, sims)
+    given = _rows(target), _frozen(target_starts), _rows(sequence), _frozen(starts), n_bins, max_len, own_bin
+    with team() as threads:
+        ranges = threads.cut(len(starts) - 1, LEAST)
+        threads.run([partial(_extract, *given, rows.start, rows.stop, bins, positions, sims) for rows in ranges])
     return Slots(torch.from_numpy(bins), torch.from_numpy(positions), torch.from_numpy(sims))
 
 
@@ -111,19 +122,22 @@ def _extract(
     offsets: Ints,
     n_bins: int,
     max_len: int,
+    own_bin: bool,
+    first: int,
+    last: int,
     bins: Ints,
     positions: Ints,
     sims: Floats,
 ) -> None:
     n_dims = target.shape[1]
     longest = 0
-    for row in range(len(offsets) - 1):
+    for row in range(first, last):
         longest = max(longest, offsets[row + 1] - offsets[row])
     # One request's entries, newest first, transposed: the inner loop runs over entries, so it vectorises without changing the
     # order of any sum, and equal entries get equal similarities to the last bit.
     entries = np.empty((n_dims, longest), np.float32)
     cosine = np.empty(longest, np.float32)
-    for row in range(len(offsets) - 1):
+    for row in range(first, last):
         length = offsets[row + 1] - offsets[row]
         for back in range(length):
             source = offsets[row + 1] - 1 - back
@@ -137,11 +151,11 @@ def _extract(
                 weight = target[candidate, d] * scale
                 for back in range(length):
                     cosine[back] += weight * entries[d, back]
-            _top_k(cosine[:length], n_bins, max_len, bins[candidate], positions[candidate], sims[candidate])
+            _top_k(cosine[:length], n_bins, max_len, own_bin, bins[candidate], positions[candidate], sims[candidate])
 
 
 @numba.njit(cache=True, nogil=True)
-def _top_k(cosine: Floats, n_bins: int, max_len: int, bins: Ints, positions: Ints, sims: Floats) -> None:
+def _top_k(cosine: Floats, n_bins: int, max_len: int, own_bin: bool, bins: Ints, positions: Ints, sims: Floats) -> None:
     """Insert newest first and only what is greater, so a tie keeps the newer; a NaN is not greater and takes no slot."""
     k, filled = len(sims), 0
     for back in range(len(cosine)):
@@ -164,6 +178,8 @@ def _top_k(cosine: Floats, n_bins: int, max_len: int, bins: Ints, positions: Int
         sims[slot] = value
         number = np.int64((value + np.float32(1)) * half)
         bins[slot] = number if number < n_bins else n_bins - 1
+        if own_bin and value > np.float32(1 - SAME):
+            bins[slot] = n_bins + 1
     bins[filled:], positions[filled:], sims[filled:] = n_bins, 0, 0
 
 
@@ -246,11 +262,8 @@ class SimExtract(nn.Module):
 
     def slots(self, target: Tensor, sequence: Tensor, sequence_offsets: Tensor, target_offsets: Tensor | None = None) -> Slots:
         """Return what :meth:`embed` embeds: with it a model can use the similarities as features too."""
-        found = sim_extract(
-            target, sequence, sequence_offsets, target_offsets, k=self.k, n_bins=self.n_bins, max_len=self.max_len
-        )
-        same = found.sims > 1 - SAME
-        return found._replace(bins=torch.where(same, self.n_bins + 1, found.bins))
+        sides = target, sequence, sequence_offsets, target_offsets
+        return sim_extract(*sides, k=self.k, n_bins=self.n_bins, max_len=self.max_len, own_bin=True)
 
     def embed(self, slots: Slots) -> Tensor:
         """Return ``[C, k dim]`` for slots ``[C, k]``."""

@@ -26,7 +26,7 @@ from learners.batch import CANDIDATES, Batch
 from learners.features import Encoded, Inputs, NetworkConfig
 from learners.learner import Learner
 from learners.models import ModelContext
-from learners.network import ClickNetwork, Forward, NeuralLearner
+from learners.network import ClickNetwork, Forward, NeuralLearner, clicked
 from learners.request_mlp import Part, RequestMLP
 from learners.transformer import TIME_BUCKETS, Block, Padding, age_buckets
 
@@ -80,7 +80,7 @@ class BST(ClickNetwork):
         now = self.times.weight[0].expand(batch.n_candidates, -1)
         target = torch.cat([self.inputs.target(encoded), now], 1)  # [C, d]
         rows = [Part(self._target_rows(batch, encoded, name, target)) for name in self.groups()]
-        return Forward(self.mlp([*encoded.candidate, *encoded.products, *rows], encoded.request, batch.request_of()))
+        return clicked(self.mlp, [*encoded.candidate, *encoded.products, *rows], encoded.request, batch, learn)
 
     def _target_rows(self, batch: Batch, encoded: Encoded, group: str, target: Tensor) -> Tensor:
         """Return the target's row of the last block, ``[C, d]``."""

@@ -26,7 +26,7 @@ from learners.batch import Batch
 from learners.features import Encoded, Inputs, NetworkConfig
 from learners.learner import Learner
 from learners.models import ModelContext
-from learners.network import ClickNetwork, Forward, NeuralLearner
+from learners.network import ClickNetwork, Forward, NeuralLearner, clicked
 from learners.request_mlp import Part, RequestMLP
 from learners.transformer import OUT, Padding
 from negative_queues import draw_below, draw_key
@@ -108,8 +108,8 @@ class DIEN(ClickNetwork):
             parts += [Part(interest), Part(interest * target)]
             if learn and self.auxiliary:
                 losses.append(self._auxiliary(batch, name, padding.unpad(states), history, step))
-        logits = self.mlp([*encoded.candidate, *encoded.products, *parts], encoded.request, batch.request_of())
-        return Forward(logits, {"auxiliary": torch.stack(losses).sum()} if losses else {})
+        out = clicked(self.mlp, [*encoded.candidate, *encoded.products, *parts], encoded.request, batch, learn)
+        return out._replace(losses={"auxiliary": torch.stack(losses).sum()} if losses else {})
 
     def _auxiliary(self, batch: Batch, name: str, states: Tensor, history: Tensor, step: int) -> Tensor:
         """Return the mean over steps of ``-log s(h_t . e_{t+1}) - log(1 - s(h_t . e'))``, ``s`` the sigmoid; 0 of none."""

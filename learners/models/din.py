@@ -15,7 +15,7 @@ from learners.batch import CANDIDATES, Batch
 from learners.features import Encoded, Inputs, NetworkConfig
 from learners.learner import Learner
 from learners.models import ModelContext
-from learners.network import ClickNetwork, Forward, NeuralLearner
+from learners.network import ClickNetwork, Forward, NeuralLearner, clicked
 from learners.request_mlp import Part, RequestMLP
 
 
@@ -45,7 +45,7 @@ class DIN(ClickNetwork):
         encoded: Encoded = self.inputs(batch, learn)
         interest = [Part(part) for part in interests(batch, encoded, self.inputs, self.attention)]
         candidate = [*encoded.candidate, *encoded.products, *interest]
-        return Forward(self.mlp(candidate, encoded.request, batch.request_of()))
+        return clicked(self.mlp, candidate, encoded.request, batch, learn)
 
 
 def interests(batch: Batch, encoded: Encoded, inputs: Inputs, attention: nn.ModuleDict) -> list[Tensor]:

@@ -12,7 +12,7 @@ from learners.batch import Batch
 from learners.features import Encoded, Inputs, NetworkConfig
 from learners.learner import Learner
 from learners.models import ModelContext
-from learners.network import ClickNetwork, Forward, NeuralLearner
+from learners.network import ClickNetwork, Forward, NeuralLearner, clicked
 from learners.request_mlp import RequestMLP
 
 
@@ -38,7 +38,7 @@ class DNN(ClickNetwork):
         """Return logits ``[C]``."""
         encoded: Encoded = self.inputs(batch, learn)
         candidate = encoded.candidate + (encoded.products if self.cross else [])
-        return Forward(self.mlp(candidate, encoded.request, batch.request_of()))
+        return clicked(self.mlp, candidate, encoded.request, batch, learn)
 
 
 def build(config: Config, context: ModelContext) -> Learner:

@@ -35,7 +35,7 @@ from learners.graph.nodes import NOW, PAST, GraphNodes, NodeOptions
 from learners.graph.subgraph import GraphConfig, prepare_subgraph, subgraph
 from learners.learner import Learner, State
 from learners.models import ModelContext
-from learners.network import ClickNetwork, Forward, NeuralLearner
+from learners.network import ClickNetwork, Forward, NeuralLearner, clicked
 from learners.place_bias import PlaceBias
 from learners.request_mlp import Part, RequestMLP, SlotPart, distinct
 from learners.samples import QUERY
@@ -178,12 +178,12 @@ class EGIN(ClickNetwork):
         if self.has_queries:
             assert encoded.queries is not None
             vectors["query"] = self._vectors(batch, "query", encoded.queries, drawn["query"], learn)
-        logits = self._score(batch, encoded, vectors)
+        out = self._score(batch, encoded, vectors, learn and self.place is None)
         if self.place is not None:
-            logits = logits + self.place(batch, learn)
+            out = Forward(out.logits + self.place(batch, learn))
         if not learn or not self.config.graph:
-            return Forward(logits)
-        return self._with_graph(batch, logits, vectors, step)
+            return out
+        return self._with_graph(batch, out, vectors, step)
 
     def _vectors(self, batch: Batch, kind: str, shared: Gathered, drawn: Keys, learn: bool) -> Gathered:
         """Return the graph vectors of one node type; uses: of now (candidates or query), of the history, ..., drawn."""
@@ -197,7 +197,7 @@ class EGIN(ClickNetwork):
         """Return the columns of a node type's ids: of now and of the history."""
         return (CANDIDATES, f"{self.sequence}.item") if kind == "item" else ("query", f"{QUERY}.id")
 
-    def _score(self, batch: Batch, encoded: Encoded, vectors: Mapping[str, Gathered]) -> Tensor:
+    def _score(self, batch: Batch, encoded: Encoded, vectors: Mapping[str, Gathered], learn: bool) -> Forward:
         items, encoder = vectors["item"], cast(SimExtract, self.similar["i2i"])
         clicks = items.of(PAST)
         offsets, candidates = batch.offsets(f"{self.sequence}.item"), batch.offsets(CANDIDATES)
@@ -210,7 +210,7 @@ class EGIN(ClickNetwork):
             query = queries.of(NOW)
             request.append(self.similar["q2q"](query, queries.of(PAST), batch.offsets(f"{QUERY}.id")))
             request.append(self.similar["q2i"](query, clicks, offsets))
-        return self.mlp(candidate, torch.cat(request, 1), batch.request_of())  # type: ignore[no-any-return]
+        return clicked(self.mlp, candidate, torch.cat(request, 1), batch, learn)
 
     def _graph_inputs(self, batch: Batch, items: Gathered) -> tuple[list[Part], list[Tensor]]:
         """Return what belongs to a candidate, the target and its products with mean and newest of the history, and what belongs
@@ -222,7 +222,7 @@ class EGIN(ClickNetwork):
         history = crossed(batch, items, PAST, f"{self.sequence}.item", newest=True)
         return [distinct(items), Part(history.candidate)], [history.request]
 
-    def _with_graph(self, batch: Batch, logits: Tensor, vectors: Mapping[str, Gathered], step: int) -> Forward:
+    def _with_graph(self, batch: Batch, out: Forward, vectors: Mapping[str, Gathered], step: int) -> Forward:
         name, seed, config = self.context.name, self.context.seed, self.config
         keep = self._subsampled(batch, step)
         graph = subgraph(batch, self.sequence, config.edges, seed, name, step, queries=self.has_queries, keep=keep)
@@ -237,7 +237,7 @@ class EGIN(ClickNetwork):
         stats = {f"edges.{kind}": edges[kind] / n for kind in losses}
         for kind, nodes in self.nodes.items():
             stats |= {f"queue.{kind}.fill": float(nodes.queue.fill), f"queue.{kind}.age": nodes.queue.mean_age()}
-        return Forward(logits, losses, stats)
+        return out._replace(losses=losses, stats=stats)
 
     def _subsampled(self, batch: Batch, step: int) -> Bools | None:
         queue = self.nodes["item"].queue

@@ -39,7 +39,7 @@ from learners.ccl_stream import CCLStream, Pace
 from learners.features import HOUR_MS, Encoded, Inputs, NetworkConfig
 from learners.learner import Learner, Scores, State, Stats
 from learners.models import ModelContext
-from learners.network import ClickNetwork, Forward, NeuralLearner
+from learners.network import ClickNetwork, Forward, NeuralLearner, clicked
 from learners.request_mlp import Part, RequestMLP
 from learners.samples import SampleBlock
 from learners.transformer import Block, Padding, ages
@@ -214,7 +214,7 @@ class SEMI(ClickNetwork):
         target = self.inputs.target(encoded) + self.times.weight[0]  # v_t
         interests = self._interests(sessions, Padding.of_column(batch, CANDIDATES), target)
         parts = [Part(rows) for rows in (*interests, target)]
-        return Forward(self.mlp([*encoded.candidate, *encoded.products, *parts], encoded.request, batch.request_of()))
+        return clicked(self.mlp, [*encoded.candidate, *encoded.products, *parts], encoded.request, batch, learn)
 
     def _interests(self, sessions: list[Session], candidates: Padding, target: Tensor) -> list[Tensor]:
         """Return ``u_v``, ``u_p``, ...: the user in each domain as each target sees it, ``[C, d]``."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.attention import PAIRS, TargetAttention
+from learners.attention import TargetAttention
+from learners.attention_ranges import PAIRS, balanced
 from learners.batch import pairs
 from learners.gather import rows
 from learners.layers import Standardise, pool
@@ -68,8 +72,17 @@ def test_target_attention_equals_din_written_out(lengths: list[tuple[int, int]],
             torch.testing.assert_close(out[c], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_target_attention_in_several_runs_of_pairs_equals_plain() -> None:
+@pytest.fixture(params=[1, 2, 7, 40])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_target_attention_in_several_runs_of_pairs_equals_plain(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr("learners.attention.LEAST", 1)
     attention = TargetAttention(4, 6)
     left, right = offsets([10, 0, 200, 7, 3] * 6), offsets([20, 9, 30, 0, 1] * 6)
     assert np.dot(np.diff(left), np.diff(right)) > 4 * PAIRS
@@ -81,6 +94,24 @@ def test_target_attention_in_several_runs_of_pairs_equals_plain() -> None:
     fast, slow = (torch.autograd.grad(form.square().mean(), inputs) for form in both)
     for one, other in zip(fast, slow, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+    for _ in range(5):  # the same bits, whoever takes which range
+        again = attention(target, history, left, right)
+        assert torch.equal(again, both[0])
+        for one, other in zip(torch.autograd.grad(again.square().mean(), inputs), fast, strict=True):
+            assert torch.equal(one, other)
+
+
+@given(lengths=LENGTHS, parts=st.integers(1, 9), least=st.integers(1, 20))
+@settings(deadline=None, max_examples=100)
+def test_balanced_ranges_are_all_requests_with_their_pairs(lengths: list[tuple[int, int]], parts: int, least: int) -> None:
+    left, right = offsets([a for a, _ in lengths]), offsets([b for _, b in lengths])
+    bounds = balanced(left, right, parts, least)
+    before = np.concatenate([[0], np.cumsum(np.diff(left) * np.diff(right))])
+    assert bounds[0].tolist() == [0, 0]
+    assert bounds[-1, 0] == len(lengths)
+    assert (np.diff(bounds[:, 0]) >= 0).all()
+    assert len(bounds) <= max(parts, 1) + 1
+    np.testing.assert_array_equal(bounds[:, 1], before[bounds[:, 0]])
 
 
 def test_rows_by_place_and_their_gradients_are_torchs() -> None:

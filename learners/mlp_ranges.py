@@ -1,0 +1,269 @@
+"""A range of candidates through all layers of :class:`learners.request_mlp.RequestMLP` and back, as one compiled call.
+
+Nothing is kept from one call to the next: what a batch makes in the layers is larger than a core's cache, and to fetch it back
+costs as much as to make it anew.
+
+Legend: ``C`` candidates, ``S`` rows of all shared parts, ``J`` shared parts, ``W`` width of a hidden layer (of the first where
+nothing else is said), ``k`` slots, ``T`` rows of the tables of slot embeddings, ``V`` width of the dense columns.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from learners.blas import product
+from learners.mlp_kernels import LANES, enter, enter_backward, normalise, normalise_backward
+
+__all__ = ["BLOCK", "First", "Hidden", "Loss", "Sums", "learn", "score"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+BLOCK = 128
+"""Candidates at a time: what is made of them on the way up stays in cache for the way down."""
+
+
+class First(NamedTuple):
+    """Input and weights of the first layer; see :func:`learners.mlp_kernels.enter`."""
+
+    x: Floats
+    """Dense columns, ``[C, V]``."""
+    w: Floats
+    """Their weights, ``[W, V]``."""
+    bias: Floats
+    """``[W]``."""
+    both: Floats
+    """What the rows of the shared parts contribute, ``[S, W]``."""
+    taken: Ints
+    """``[C, J]``."""
+    contribution: Floats
+    """What the rows of the slot tables contribute in each slot, ``[T k, W]``."""
+    bins: Ints
+    """``[C, k]``."""
+    positions: Ints
+    """``[C, k]``."""
+    n_bins: int
+    first_position: int
+
+
+class Hidden(NamedTuple):
+    """Normalisations and the linear layers behind them."""
+
+    packed: Floats
+    """Gain ``[W]``, shift ``[W]``, weight ``[N, W]``, bias ``[N]`` of each behind one another; ``N`` is the next width or 1."""
+    widths: Ints
+    """``W`` of each."""
+
+
+class Loss(NamedTuple):
+    """Where the gradient by the logits comes from."""
+
+    gradient: Floats
+    """``[C]``: given, or written where there are labels: that of the click loss, ``w (p - y) / C``."""
+    labels: Floats
+    """``y [C]``; none where the gradient is given."""
+    weights: Floats
+    """``w [C]``."""
+
+
+class Sums(NamedTuple):
+    """Gradients of what candidates share, summed over a range of them."""
+
+    packed: Floats
+    """As :attr:`Hidden.packed`."""
+    bias: Floats
+    """``[W]``."""
+    w: Floats
+    """``[W, V]``."""
+    both: Floats
+    """``[S, W]``."""
+    slots: Floats
+    """``[T k, W]``."""
+
+
+@numba.njit(cache=True, nogil=True)
+def packed_size(widths: Ints, layers: int) -> int:
+    """Return how many floats the first so many layers of :attr:`Hidden.packed` are."""
+    total = 0
+    for layer in range(layers):
+        total += (2 + _next(widths, layer)) * widths[layer] + _next(widths, layer)
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def _next(widths: Ints, layer: int) -> int:
+    return widths[layer + 1] if layer + 1 < len(widths) else 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _vectors(packed: Floats, widths: Ints, layer: int) -> Floats:
+    """Return gain and shift of a layer, ``[2, W]``."""
+    at, width = packed_size(widths, layer), widths[layer]
+    return packed[at : at + 2 * width].reshape(2, width)
+
+
+@numba.njit(cache=True, nogil=True)
+def _linear(packed: Floats, widths: Ints, layer: int) -> tuple[Floats, Floats]:
+    """Return weight ``[N, W]`` and bias ``[N]`` of a layer."""
+    width, above = widths[layer], _next(widths, layer)
+    at = packed_size(widths, layer) + 2 * width
+    end = at + above * width
+    return packed[at:end].reshape(above, width), packed[end : end + above]
+
+
+@numba.njit(cache=True, nogil=True)
+def _scratch(widths: Ints, rows: int) -> Floats:
+    """Return room for the standardised rows, the outputs and the gradients of all layers, flat."""
+    return np.empty((3, rows * widths.sum()), np.float32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _of_layer(flat: Floats, widths: Ints, layer: int, rows: int) -> Floats:
+    """Return the rows of a layer out of a flat row of scratch, ``[rows, W]``."""
+    width = widths[layer]
+    before = rows * widths[:layer].sum()
+    return flat[before : before + rows * width].reshape(rows, width)
+
+
+@numba.njit(cache=True, nogil=True)
+def score(sgemm: int, entry: First, hidden: Hidden, logits: Floats, first: int, last: int) -> None:
+    """Write ``logits [C]`` of the candidates ``first`` to ``last`` (exclusive)."""
+    scratch = _scratch(hidden.widths, BLOCK)
+    inverse = np.empty((len(hidden.widths), BLOCK), np.float32)
+    for start in range(first, last, BLOCK):
+        _forward(sgemm, entry, hidden, scratch, inverse, logits, start, min(start + BLOCK, last))
+
+
+@numba.njit(cache=True, nogil=True)
+def learn(
+    sgemm: int,
+    entry: First,
+    hidden: Hidden,
+    logits: Floats,
+    loss: Loss,
+    wanted: Floats,
+    of_x: Floats,
+    sums: Sums,
+    first: int,
+    last: int,
+) -> None:
+    """Do what :func:`score` does, and go back.
+
+    Args:
+        sgemm: of :func:`learners.blas.product`.
+        entry: input.
+        hidden: layers.
+        logits: written, ``[C]``.
+        loss: gradient by the logits.
+        wanted: weights of those dense columns whose gradient is asked for, ``[W, v]``.
+        of_x: takes that gradient, ``[C, v]``.
+        sums: takes the others.
+        first: first candidate.
+        last: where they end.
+    """
+    scratch = _scratch(hidden.widths, BLOCK)
+    inverse = np.empty((len(hidden.widths), BLOCK), np.float32)
+    for array in (sums.packed, sums.bias):
+        array[:] = 0
+    for matrix in (sums.w, sums.both, sums.slots):
+        matrix[:] = 0
+    for start in range(first, last, BLOCK):
+        end = min(start + BLOCK, last)
+        _forward(sgemm, entry, hidden, scratch, inverse, logits, start, end)
+        if len(loss.labels):
+            _of_click(logits[start:end], loss.labels[start:end], loss.weights[start:end], len(logits), loss.gradient[start:end])
+        _backward(sgemm, entry, hidden, scratch, inverse, loss.gradient, wanted, of_x, sums, start, end)
+
+
+@numba.njit(cache=True, nogil=True)
+def _of_click(logits: Floats, labels: Floats, weights: Floats, n: int, gradient: Floats) -> None:
+    for c in range(len(logits)):
+        p = np.float32(1) / (np.float32(1) + np.exp(-logits[c]))
+        gradient[c] = (p - labels[c]) * weights[c] / np.float32(n)
+
+
+@numba.njit(cache=True, nogil=True)
+def _forward(
+    sgemm: int, entry: First, hidden: Hidden, scratch: Floats, inverse: Floats, logits: Floats, first: int, last: int
+) -> None:
+    packed, widths = hidden
+    rows = last - first
+    for layer in range(len(widths)):
+        z, out = _of_layer(scratch[0], widths, layer, rows), _of_layer(scratch[1], widths, layer, rows)
+        vectors = _vectors(packed, widths, layer)
+        gain, shift = vectors[0], vectors[1]  # unpacked as a whole they would no longer be known to lie in one piece
+        if layer == 0:
+            product(sgemm, entry.x[first:last], False, entry.w, True, z, False)
+            enter(
+                z, entry.bias, entry.both, entry.taken[first:last], entry.contribution, entry.bins[first:last],
+                entry.positions[first:last], entry.n_bins, entry.first_position, gain, shift, out, inverse[layer],
+            )  # fmt: skip
+        else:
+            w, bias = _linear(packed, widths, layer - 1)
+            product(sgemm, _of_layer(scratch[1], widths, layer - 1, rows), False, w, True, z, False)
+            normalise(z, bias, gain, shift, out, inverse[layer])
+        if layer == len(widths) - 1:
+            w, bias = _linear(packed, widths, layer)
+            _leave(out, w[0], bias[0], logits[first:last])
+
+
+@numba.njit(cache=True, nogil=True, fastmath=LANES)
+def _leave(out: Floats, w: Floats, bias: np.float32, logits: Floats) -> None:
+    for c in range(len(out)):
+        total = np.float32(0)
+        for i in range(len(w)):
+            total += out[c, i] * w[i]
+        logits[c] = total + bias
+
+
+@numba.njit(cache=True, nogil=True)
+def _backward(
+    sgemm: int,
+    entry: First,
+    hidden: Hidden,
+    scratch: Floats,
+    inverse: Floats,
+    of_logits: Floats,
+    wanted: Floats,
+    of_x: Floats,
+    sums: Sums,
+    first: int,
+    last: int,
+) -> None:
+    packed, widths = hidden
+    rows, top = last - first, len(widths) - 1
+    out, below = _of_layer(scratch[1], widths, top, rows), _of_layer(scratch[2], widths, top, rows)
+    of_w, of_bias = _linear(sums.packed, widths, top)
+    _leave_backward(of_logits[first:last], out, _linear(packed, widths, top)[0][0], below, of_w[0], of_bias)
+    for layer in range(top, 0, -1):
+        below, above = _of_layer(scratch[2], widths, layer - 1, rows), _of_layer(scratch[2], widths, layer, rows)
+        z, out = _of_layer(scratch[0], widths, layer, rows), _of_layer(scratch[1], widths, layer, rows)
+        of_w, of_bias = _linear(sums.packed, widths, layer - 1)
+        gain, of_vectors = _vectors(packed, widths, layer)[0], _vectors(sums.packed, widths, layer)
+        normalise_backward(above, z, out, inverse[layer], gain, of_vectors, of_bias)
+        product(sgemm, above, True, _of_layer(scratch[1], widths, layer - 1, rows), False, of_w, True)
+        product(sgemm, above, False, _linear(packed, widths, layer - 1)[0], False, below, False)
+    grad, z, out = (
+        _of_layer(scratch[2], widths, 0, rows), _of_layer(scratch[0], widths, 0, rows), _of_layer(scratch[1], widths, 0, rows),
+    )  # fmt: skip
+    enter_backward(
+        grad, z, out, inverse[0], _vectors(packed, widths, 0)[0], _vectors(sums.packed, widths, 0), sums.bias,
+        entry.taken[first:last], entry.bins[first:last], entry.positions[first:last], entry.n_bins, entry.first_position,
+        sums.both, sums.slots,
+    )  # fmt: skip
+    product(sgemm, grad, True, entry.x[first:last], False, sums.w, True)
+    product(sgemm, grad, False, wanted, False, of_x[first:last], False)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=LANES)
+def _leave_backward(of_logits: Floats, out: Floats, w: Floats, grad: Floats, of_w: Floats, of_bias: Floats) -> None:
+    for c in range(len(out)):
+        pull = of_logits[c]
+        of_bias[0] += pull
+        for i in range(len(w)):
+            of_w[i] += pull * out[c, i]
+        for i in range(len(w)):
+            grad[c, i] = pull * w[i]

@@ -1,0 +1,166 @@
+"""The second core within a step: a few tasks of compiled work at once, in the calling thread and in threads that wait for more.
+
+Tasks spend their time in what releases the interpreter's lock: torch's operations, compiled kernels. There are as many threads
+as torch has (``torch.set_num_threads``), and while they work torch has one: a step's products are too small for a barrier
+between threads at each of them. Who takes which task is left to the moment, so a thread that the machine holds back costs no
+more than the task it is at; what a task computes depends on the cut alone, so results do not depend on who took it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import torch
+
+__all__ = ["Team", "team"]
+
+Task = Callable[[], Any]
+
+
+class Team:
+    """The threads of one operation; inside its ``with`` torch has one thread.
+
+    Args:
+        n: threads, the caller's among them.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __enter__(self) -> Team:
+        if self.n > 1:
+            torch.set_num_threads(1)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.n > 1:
+            torch.set_num_threads(self.n)
+
+    def cut(self, n: int, least: int) -> list[slice]:
+        """Cut ``n`` rows into nearly equal ranges of ``least`` rows or more, at most one per thread; one where they are few."""
+        parts = max(1, min(self.n, n // max(least, 1)))
+        return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
+
+    def run(self, tasks: Sequence[Task]) -> list[Any]:
+        """Run tasks at once and return what they returned, in their order. They must not need autograd.
+
+        With one thread or one task they run one after the other in the caller.
+
+        Raises:
+            BaseException: what the first task that failed, by the order of tasks, has raised; when all of them have ended.
+        """
+        if self.n == 1 or len(tasks) < 2:
+            return [task() for task in tasks]
+        job = _Job(tasks)
+        _pool.call(min(self.n, len(tasks)) - 1, job)
+        try:
+            job.work()
+        finally:
+            job.end()  # nobody works on the caller's arrays once it goes on
+        return job.results()
+
+
+def team() -> Team:
+    """Return as many threads as torch has in the caller: one inside another team, so work inside work is not split again."""
+    return Team(torch.get_num_threads())
+
+
+class _Job:
+    """Tasks that several threads take from; lists are changed by single operations, which are atomic."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tasks
+        self._open = list(range(len(tasks)))[::-1]
+        self._results: list[Any] = [None] * len(tasks)
+        self._errors: list[BaseException | None] = [None] * len(tasks)
+        self._entered: list[None] = []
+        self._left_again: list[None] = []
+        self._exits: SimpleQueue[None] = SimpleQueue()
+
+    def work(self) -> None:
+        """Take tasks until none is left."""
+        while True:
+            try:
+                at = self._open.pop()
+            except IndexError:
+                return
+            try:
+                self._results[at] = self._tasks[at]()
+            except BaseException as error:  # the caller raises it
+                self._errors[at] = error
+
+    def help(self) -> None:
+        """Do the same in another thread than the caller's."""
+        self._entered.append(None)
+        self.work()
+        self._left_again.append(None)
+        self._exits.put(None)
+
+    def end(self) -> None:
+        """Leave no task to be taken, wait for those that were, and let go of what they hold."""
+        self._open.clear()
+        interrupt = None
+        while len(self._left_again) < len(self._entered):  # read in this order: who enters in between finds nothing to take
+            try:
+                self._exits.get(timeout=1.0)
+            except Empty:
+                continue
+            except KeyboardInterrupt as error:
+                interrupt = error
+        self._tasks = ()
+        if interrupt is not None:
+            raise interrupt
+
+    def results(self) -> list[Any]:
+        """Return the results once, or raise."""
+        for error in self._errors:
+            if error is not None:
+                raise error
+        found, self._results = self._results, []  # a job may wait in the queue for a thread that comes too late
+        return found
+
+
+class _Pool:
+    """Threads that wait for jobs, started when first asked for."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin without threads: a forked child has none of its parent's."""
+        self._lock = threading.Lock()
+        self._n = 0
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+
+    def call(self, n: int, job: _Job) -> None:
+        """Have ``n`` threads help with a job."""
+        if self._n < n:
+            with self._lock:
+                while self._n < n:
+                    self._start()
+        for _ in range(n):
+            self._jobs.put(job)
+
+    def _start(self) -> None:
+        threads, ready = torch.get_num_threads(), threading.Event()
+        threading.Thread(target=_wait_for, args=(self._jobs, ready), name="step", daemon=True).start()
+        ready.wait()
+        torch.set_num_threads(threads)  # the thread's own setting is what new threads would begin with
+        self._n += 1
+
+
+def _wait_for(jobs: SimpleQueue[_Job], ready: threading.Event) -> None:
+    torch.get_num_threads()  # it takes the process's setting when first asked for, and keeps its own from then on
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    ready.set()
+    while True:
+        jobs.get().help()
+
+
+_pool = _Pool()
+os.register_at_fork(after_in_child=_pool.forget)

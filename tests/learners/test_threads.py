@@ -1,0 +1,152 @@
+"""Tasks side by side: what they return, what they raise, what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learners.threads import Team, team
+
+
+@pytest.fixture(autouse=True)
+def _own_setting() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def meet(barrier: threading.Barrier) -> int:
+    """Return the thread once as many as the barrier waits for are here."""
+    barrier.wait(timeout=60)
+    return threading.get_ident()
+
+
+@given(n=st.integers(0, 10_000), least=st.integers(0, 300), threads=st.integers(1, 9))
+def test_a_cut_is_all_rows_in_order(n: int, least: int, threads: int) -> None:
+    ranges = Team(threads).cut(n, least)
+    assert [row for rows in ranges for row in range(rows.start, rows.stop)] == list(range(n))
+    sizes = [rows.stop - rows.start for rows in ranges]
+    assert len(ranges) <= threads
+    assert max(sizes) - min(sizes) <= 1
+    assert len(ranges) == 1 or min(sizes) >= max(least, 1)
+
+
+def test_tasks_run_at_once_and_answer_in_their_order() -> None:
+    torch.set_num_threads(3)
+    barrier = threading.Barrier(3)
+    with team() as threads:
+        names = threads.run([partial(meet, barrier)] * 3)
+        assert len(set(names)) == 3  # or the barrier would have broken
+        assert threads.run([partial(int, n) for n in range(50)]) == list(range(50))
+
+
+def test_torch_has_one_thread_inside_and_its_own_again_behind() -> None:
+    torch.set_num_threads(2)
+    barrier = threading.Barrier(2)
+
+    def ask() -> tuple[int, int, bool]:
+        barrier.wait(timeout=60)
+        return torch.get_num_threads(), team().n, torch.is_grad_enabled()
+
+    with team() as threads, torch.no_grad():
+        assert threads.run([ask, ask]) == [(1, 1, False)] * 2
+    assert torch.get_num_threads() == 2
+    with pytest.raises(ZeroDivisionError), team():
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == 2
+
+
+def test_the_first_task_that_failed_is_raised_when_all_have_ended() -> None:
+    torch.set_num_threads(2)
+    ended: list[None] = []
+
+    def fail(text: str) -> None:
+        raise ValueError(text)
+
+    def end() -> None:
+        time.sleep(0.05)
+        ended.append(None)
+
+    tasks: list[Callable[[], None]] = [end, partial(fail, "first"), end, partial(fail, "second")]
+    for _ in range(5):
+        ended.clear()
+        with team() as threads, pytest.raises(ValueError, match="first"):
+            threads.run(tasks)
+        assert len(ended) == 2
+    with team() as threads:
+        assert threads.run([partial(int, 1), partial(int, 2)]) == [1, 2]  # nobody has died of it
+
+
+def test_an_interrupt_waits_for_the_other_thread() -> None:
+    torch.set_num_threads(2)
+    done, barrier = threading.Event(), threading.Barrier(2)
+
+    def other() -> None:
+        barrier.wait(timeout=60)
+        if threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGINT)
+        else:
+            time.sleep(0.2)
+            done.set()
+
+    with pytest.raises(KeyboardInterrupt), team() as threads:
+        threads.run([other, other])
+    assert done.is_set()
+    assert torch.get_num_threads() == 2
+
+
+def test_several_callers_do_not_mix() -> None:
+    def call(caller: int, into: dict[int, list[list[int]]]) -> None:
+        threads = Team(3)
+        into[caller] = [threads.run([partial(int, caller * 100 + n) for n in range(7)]) for _ in range(100)]
+
+    found: dict[int, list[list[int]]] = {}
+    callers = [threading.Thread(target=call, args=(n, found)) for n in range(4)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join()
+    assert found == {n: [[n * 100 + i for i in range(7)]] * 100 for n in range(4)}
+
+
+def test_what_tasks_hold_is_let_go() -> None:
+    torch.set_num_threads(2)
+    array = np.zeros(1000)
+    held = weakref.ref(array)
+    with team() as threads:
+        threads.run([partial(np.sum, array)] * 2)
+    del array
+    assert held() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    torch.set_num_threads(2)
+    with team() as threads:
+        threads.run([partial(meet, threading.Barrier(2))] * 2)
+    child = os.fork()
+    if child == 0:
+        names = Team(2).run([partial(meet, threading.Barrier(2))] * 2)
+        os._exit(len(set(names)))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+
+
+def test_idle_threads_use_no_processor() -> None:
+    torch.set_num_threads(2)
+    with team() as threads:
+        threads.run([partial(meet, threading.Barrier(2))] * 2)
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.1
