@@ -114,7 +114,9 @@ def _pack(m: Memory, record: int, data: Ints, at: int) -> int:
 
 
 @kernel
-def pack(m: Memory, letters: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint8], data: Ints, ends: Ints) -> tuple[int, int]:
+def pack(
+    m: Memory, letters: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint8], data: Ints, ends: Ints, gone: Ints
+) -> tuple[int, int, int]:
     """Pack what was touched, as much as there is room for, and begin a new batch with it.
 
     Args:
@@ -122,32 +124,33 @@ def pack(m: Memory, letters: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint8],
         letters: of the kinds.
         keys: ``[n, 9]`` is filled: letter and big-endian key.
         data: is filled: packed words, one after another.
-        ends: ``[n]`` is filled, where those of each end; a record that has gone has none.
+        ends: ``[n]`` is filled, where those of each end.
+        gone: ``[m, 2]`` is filled: kind and key of stored records that have gone.
 
     Returns:
-        How many records are packed, and the words that the next one needs, 0 if there is none.
+        How many records are packed, how many have gone, and the words that the next one needs, 0 if there is none.
     """
-    words, at, i, n_words = m.words, 0, 0, 0
+    words, at, i, n_gone, n_words = m.words, 0, 0, 0, 0
     record = m.regs[FIRST_TOUCHED]
-    while record:
-        gone, following = words[record + FLAGS] & GONE, words[record + NEXT]
-        if not gone:
+    while record and i < len(ends) and n_gone < len(gone):
+        following = words[record + NEXT]
+        if not words[record + FLAGS] & GONE:
             n_words = _n_packed(m, record)
             if at + n_words > len(data):
                 break
             at = _pack(m, record, data, at)
-        if not gone or words[record + FLAGS] & STORED:
-            if i == len(ends):
-                break
             keys[i, 0] = letters[words[record + KIND]]
             for byte in range(8):
                 keys[i, 1 + byte] = np.uint8(words[record + KEY] >> (56 - 8 * byte) & 255)
             ends[i] = at
             i += 1
+        elif words[record + FLAGS] & STORED:
+            gone[n_gone, 0], gone[n_gone, 1] = words[record + KIND], words[record + KEY]
+            n_gone += 1
         _settle(m, record)
         record = following
     m.regs[FIRST_TOUCHED] = record
-    return i, max(n_words, 1) if record else 0
+    return i, n_gone, max(n_words, 1) if record else 0
 
 
 @kernel

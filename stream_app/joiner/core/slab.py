@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,17 @@ _PIECE: Final = 1 << 17
 """Words that are packed at once."""
 _TAKEN: Final = 64
 """Words and slots that loading takes at most for a record beyond twice its own words."""
+
+
+class Packed(NamedTuple):
+    """A piece of what a commit has to write."""
+
+    keys: list[bytes]
+    """Of the store: letter of the kind, and big-endian key."""
+    values: list[bytes]
+    """Packed words of each."""
+    gone: Ints
+    """Kind and key ``[n, 2]`` of stored records that have gone."""
 
 
 class Slab:
@@ -106,19 +118,22 @@ class Slab:
                 self._more_signatures()
             restore(self.memory, kind, keys, data, ends)
 
-    def packed(self) -> Iterator[tuple[bytes, bytes, list[int]]]:
-        """Yield what was touched, piece by piece: keys of 9 bytes, packed words, and where those of each end.
+    def packed(self) -> Iterator[Packed]:
+        """Yield what was touched, piece by piece.
 
-        A record that has gone has no words. All pieces must be written in one batch: when the last one has been taken, what
-        was touched counts as stored.
+        All pieces must be written in one batch: when the last one has been taken, what was touched counts as stored.
         """
         n_words = _PIECE
         while n_words:
             keys, ends = np.empty((_PIECE // 8, 9), np.uint8), np.empty(_PIECE // 8, np.int64)
-            data = np.empty(max(n_words, _PIECE), np.int64)
-            n, n_words = pack(self.memory, np.frombuffer(LETTERS, np.uint8), keys, data, ends)
-            used = int(ends[n - 1]) if n else 0
-            yield keys[:n].tobytes(), data[:used].tobytes(), ends[:n].tolist()
+            data, gone = np.empty(max(n_words, _PIECE), np.int64), np.empty((_PIECE // 8, 2), np.int64)
+            n, n_gone, n_words = pack(self.memory, np.frombuffer(LETTERS, np.uint8), keys, data, ends, gone)
+            words, bounds = data[: ends[n - 1] if n else 0].tobytes(), [0, *(8 * ends[:n]).tolist()]
+            yield Packed(
+                keys[:n].reshape(-1).view("V9").tolist(),
+                [words[start:end] for start, end in itertools.pairwise(bounds)],
+                gone[:n_gone],
+            )
         self.regs[BATCH] += 1
 
     def settle(self) -> None:
