@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from stream_app.joiner.scan.compiled import inner, kernel
 
-from .arena import drop, enter, find, forget, new_record, opened_at, vector_at, vectors_of
+from .arena import copy, drop, enter, find, forget, new_record, opened_at, vector_at, vectors_of
 from .layout import (
     ACTION,
     FIRST_TOUCHED,
@@ -67,16 +67,14 @@ def load(m: Memory, wanted: Ints, data: Ints, ends: Ints) -> None:
             else:
                 at, size = start + 1, data[start]
                 record = new_record(m, kind, key, size)
-                for j in range(size):
-                    m.words[record + HEAD + j] = data[at + j]
+                copy(m.words, record + HEAD, data, at, size)
                 at += size
                 m.words[record + FLAGS] = STORED
                 for index in range(vectors_of(m.config, kind)):
                     n = data[at]
                     if n:
                         to = opened_at(m, vector_at(m, record, index), 0, n)
-                        for j in range(n):
-                            m.words[to + j] = data[at + 1 + j]
+                        copy(m.words, to, data, at + 1, n)
                     at += 1 + n
         start = ends[i]
 
@@ -101,14 +99,12 @@ def _settle(m: Memory, record: int) -> None:
 @inner
 def _pack(m: Memory, record: int, data: Ints, at: int) -> int:
     words, size = m.words, m.words[record + SIZE]
-    for j in range(size + 1):
-        data[at + j] = words[record + SIZE + j]
+    copy(data, at, words, record + SIZE, size + 1)
     at += size + 1
     for index in range(vectors_of(m.config, words[record + KIND])):
         vector = vector_at(m, record, index)
         n = data[at] = words[vector + 1]
-        for j in range(n):
-            data[at + 1 + j] = words[words[vector] + j]
+        copy(data, at + 1, words, words[vector], n)
         at += 1 + n
     return at
 

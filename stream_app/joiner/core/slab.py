@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -92,8 +91,9 @@ class Slab:
     def missing_of(self, events: Ints, starts: Ints) -> Ints:
         """Return (kind, key) ``[n, 2]`` of what events will ask for and is not in memory."""
         missing = np.empty((4 * len(starts) + 1_024, 2), np.int64)
-        n = missing_of(self.memory, events, starts, missing)
-        return np.unique(missing[:n], axis=0) if n else missing[:0]
+        found = missing[: missing_of(self.memory, events, starts, missing)]
+        found = found[np.lexsort(found.T)]
+        return found[np.any(np.diff(found, axis=0, prepend=-1), axis=1)]  # No kind is -1.
 
     def load(self, wanted: Ints, stored: Sequence[bytes | None]) -> None:
         """Take records into memory.
@@ -128,12 +128,12 @@ class Slab:
             keys, ends = np.empty((_PIECE // 8, 9), np.uint8), np.empty(_PIECE // 8, np.int64)
             data, gone = np.empty(max(n_words, _PIECE), np.int64), np.empty((_PIECE // 8, 2), np.int64)
             n, n_gone, n_words = pack(self.memory, np.frombuffer(LETTERS, np.uint8), keys, data, ends, gone)
-            words, bounds = data[: ends[n - 1] if n else 0].tobytes(), [0, *(8 * ends[:n]).tolist()]
-            yield Packed(
-                keys[:n].reshape(-1).view("V9").tolist(),
-                [words[start:end] for start, end in itertools.pairwise(bounds)],
-                gone[:n_gone],
-            )
+            words = data[: ends[n - 1] if n else 0].tobytes()
+            # Kind by kind, what was touched last at last: so the keys of requests grow, and RocksDB inserts those in less time.
+            order = n - 1 - np.argsort(keys[:n, 0][::-1], kind="stable")
+            bounds = 8 * np.concatenate((ends[:1] * 0, ends[:n]))
+            sides = zip(bounds[order].tolist(), bounds[order + 1].tolist(), strict=True)
+            yield Packed(keys[order].reshape(-1).view("V9").tolist(), [words[start:end] for start, end in sides], gone[:n_gone])
         self.regs[BATCH] += 1
 
     def settle(self) -> None:
