@@ -262,7 +262,7 @@ def test_stop_ends_after_a_batch_and_the_next_call_goes_on(tmp_path: Path) -> No
 
 def stored_requests(folder: Path) -> int:
     db = Rdict(str(folder), Options(raw_mode=True), access_type=AccessType.read_only())
-    n = sum(key[:1] == b"r" for key in db.keys())  # noqa: SIM118 - a database is no dict
+    n = sum(isinstance(key, bytes) and key.startswith(b"r") for key in db.keys())  # noqa: SIM118 - a database is no dict
     db.close()
     return n
 
