@@ -40,6 +40,7 @@ Missing floats are NaN and missing ids 0 rather than Arrow nulls, so that every 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -56,6 +57,9 @@ type_query_categories = pa.list_(pa.int64(), QUERY_CATEGORIES)
 
 Array = npt.NDArray[Any]
 Made = TypeVar("Made")
+
+# A block is small: waking Arrow's threads for its columns costs more than compressing them here.
+_IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 __all__ = ["QUERY_CATEGORIES", "SCHEMA_VERSION", "Ragged", "SampleBlock", "SampleError", "SampleSchema", "ragged_rows"]
 
@@ -97,6 +101,9 @@ class SampleSchema(msgspec.Struct, frozen=True, kw_only=True):
 
     def arrow(self) -> pa.Schema:
         """Return the Arrow schema of a block, this struct in its metadata."""
+        return _arrow_schema(self)
+
+    def _arrow(self) -> pa.Schema:
         fields: list[tuple[str, pa.DataType]] = [
             ("partition", pa.int32()),
             ("seq", pa.int64()),
@@ -129,6 +136,12 @@ class SampleSchema(msgspec.Struct, frozen=True, kw_only=True):
         fields += [(f"candidate_feature.{name}", pa.list_(type_id)) for name in self.candidate_ids]
         header = {b"freshet": msgspec.json.encode(self)}
         return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields], metadata=header)
+
+
+@lru_cache(maxsize=64)
+def _arrow_schema(schema: SampleSchema) -> pa.Schema:
+    """Return the one Arrow schema of a generation: each block of it needs it again."""
+    return schema._arrow()
 
 
 class SampleBlock:
@@ -259,14 +272,16 @@ class SampleBlock:
         if set(columns) != set(arrow.names):
             missing, extra = set(arrow.names) - set(columns), set(columns) - set(arrow.names)
             raise SampleError(f"columns do not fit the schema: missing {sorted(missing)}, unknown {sorted(extra)}")
-        arrays = [_to_arrow(columns[field.name], field.type) for field in arrow]
+        # Many columns share their offsets.
+        offsets = {id(c.offsets): c.offsets for c in columns.values() if isinstance(c, Ragged)}
+        int32 = {of: pa.array(given.astype(np.int32)) for of, given in offsets.items()}
+        arrays = [_to_arrow(columns[field.name], field.type, int32) for field in arrow]
         return SampleBlock(pa.RecordBatch.from_arrays(arrays, schema=arrow), schema)
 
     def to_ipc(self) -> bytes:
         """Encode as an Arrow IPC stream of one lz4-compressed batch."""
         sink = pa.BufferOutputStream()
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with pa.ipc.new_stream(sink, self.batch.schema, options=options) as writer:
+        with pa.ipc.new_stream(sink, self.batch.schema, options=_IPC_OPTIONS) as writer:
             writer.write_batch(self.batch)
         return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
@@ -310,10 +325,11 @@ def _flat(array: Any) -> Array:
     return flat.reshape(-1, width)  # type: ignore[no-any-return]
 
 
-def _to_arrow(column: Array | Ragged, kind: pa.DataType) -> Any:
+def _to_arrow(column: Array | Ragged, kind: pa.DataType, offsets: Mapping[int, pa.Array]) -> Any:
+    """Return a column as Arrow has it; ``offsets``: those of ragged columns as Arrow has them, by ``id``."""
     if isinstance(column, Ragged):
-        child = _to_arrow(column.values, kind.value_type)
-        return pa.ListArray.from_arrays(pa.array(column.offsets.astype(np.int32)), child)
+        child = _to_arrow(column.values, kind.value_type, offsets)
+        return pa.ListArray.from_arrays(offsets[id(column.offsets)], child)
     if pa.types.is_fixed_size_list(kind):
         flat = pa.array(np.ascontiguousarray(column).reshape(-1), type=kind.value_type)
         return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)

@@ -211,6 +211,7 @@ class DurableJoin:
         """What is read, and how far it is applied."""
         return self._reading.joiner.inputs
 
+    @no_garbage_collection()
     def step(self, report: JoinReport) -> bool:
         """Join one batch; return whether there was one."""
         reading, header = self._reading, self._state.header

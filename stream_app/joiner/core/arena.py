@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -44,6 +44,7 @@ _U: Final = np.uint64
 _MIX_1: Final = _U(0x9E3779B97F4A7C15)
 _MIX_2: Final = _U(0xD6E8FEB86659FD93)
 _HALF: Final = _U(32)
+_ONE: Final = _U(1)
 _SMALLEST: Final = 3
 _ROOM: Final = 256
 """Words that any step may take besides what it asks for."""
@@ -101,6 +102,17 @@ def room(m: Memory, n: int) -> int:
     return 0
 
 
+@inner
+def copy(to: Ints, at: int, source: Ints, first: int, n: int) -> None:
+    """Copy ``n`` words to where none of them stands; indexes that are not signed let it be done several words at a time."""
+    target: Any = _U(at)
+    origin: Any = _U(first)
+    for _ in range(n):
+        to[target] = source[origin]
+        target += _ONE
+        origin += _ONE
+
+
 # -- vectors
 
 
@@ -113,8 +125,7 @@ def widen(m: Memory, vector: int, n: int) -> None:
         return
     wider = class_of(used + n)
     at = allocated(m, wider)
-    for i in range(used):
-        words[at + i] = words[words[vector] + i]
+    copy(words, at, words, words[vector], used)
     if size_class:
         release(m, words[vector], size_class)
     words[vector], words[vector + 2] = at, wider

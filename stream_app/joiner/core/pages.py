@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from stream_app.joiner.scan.compiled import inner
 
-from .arena import cut_out, drop, find, growth, look, new_record, opened_at, room, touch, vector_at
+from .arena import copy, cut_out, drop, find, growth, look, new_record, opened_at, room, touch, vector_at
 from .layout import (
     CLOSED,
     CORRECTS,
@@ -127,8 +127,7 @@ def show(m: Memory, event: Ints, start: int, effective: int) -> int:
             return WANT
     m.regs[N_REQUESTS] += 1
     request = new_record(m, REQUEST, offset, size)
-    for i in range(size):
-        words[request + HEAD + i] = event[page + i]
+    copy(words, request + HEAD, event, page, size)
     touch(m, request)
     push(m, event[page + PAGE_TS], SEE, offset)
     entry = opened_at(m, vector, words[vector + 1], PENDING_ENTRY)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from stream_app.joiner.scan.compiled import inner, kernel
 
-from .arena import drop, enter, find, forget, new_record, opened_at, vector_at, vectors_of
+from .arena import copy, drop, enter, find, forget, new_record, opened_at, vector_at, vectors_of
 from .layout import (
     ACTION,
     FIRST_TOUCHED,
@@ -67,16 +67,14 @@ def load(m: Memory, wanted: Ints, data: Ints, ends: Ints) -> None:
             else:
                 at, size = start + 1, data[start]
                 record = new_record(m, kind, key, size)
-                for j in range(size):
-                    m.words[record + HEAD + j] = data[at + j]
+                copy(m.words, record + HEAD, data, at, size)
                 at += size
                 m.words[record + FLAGS] = STORED
                 for index in range(vectors_of(m.config, kind)):
                     n = data[at]
                     if n:
                         to = opened_at(m, vector_at(m, record, index), 0, n)
-                        for j in range(n):
-                            m.words[to + j] = data[at + 1 + j]
+                        copy(m.words, to, data, at + 1, n)
                     at += 1 + n
         start = ends[i]
 
@@ -101,20 +99,20 @@ def _settle(m: Memory, record: int) -> None:
 @inner
 def _pack(m: Memory, record: int, data: Ints, at: int) -> int:
     words, size = m.words, m.words[record + SIZE]
-    for j in range(size + 1):
-        data[at + j] = words[record + SIZE + j]
+    copy(data, at, words, record + SIZE, size + 1)
     at += size + 1
     for index in range(vectors_of(m.config, words[record + KIND])):
         vector = vector_at(m, record, index)
         n = data[at] = words[vector + 1]
-        for j in range(n):
-            data[at + 1 + j] = words[words[vector] + j]
+        copy(data, at + 1, words, words[vector], n)
         at += 1 + n
     return at
 
 
 @kernel
-def pack(m: Memory, letters: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint8], data: Ints, ends: Ints) -> tuple[int, int]:
+def pack(
+    m: Memory, letters: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint8], data: Ints, ends: Ints, gone: Ints
+) -> tuple[int, int, int]:
     """Pack what was touched, as much as there is room for, and begin a new batch with it.
 
     Args:
@@ -122,32 +120,33 @@ def pack(m: Memory, letters: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint8],
         letters: of the kinds.
         keys: ``[n, 9]`` is filled: letter and big-endian key.
         data: is filled: packed words, one after another.
-        ends: ``[n]`` is filled, where those of each end; a record that has gone has none.
+        ends: ``[n]`` is filled, where those of each end.
+        gone: ``[m, 2]`` is filled: kind and key of stored records that have gone.
 
     Returns:
-        How many records are packed, and the words that the next one needs, 0 if there is none.
+        How many records are packed, how many have gone, and the words that the next one needs, 0 if there is none.
     """
-    words, at, i, n_words = m.words, 0, 0, 0
+    words, at, i, n_gone, n_words = m.words, 0, 0, 0, 0
     record = m.regs[FIRST_TOUCHED]
-    while record:
-        gone, following = words[record + FLAGS] & GONE, words[record + NEXT]
-        if not gone:
+    while record and i < len(ends) and n_gone < len(gone):
+        following = words[record + NEXT]
+        if not words[record + FLAGS] & GONE:
             n_words = _n_packed(m, record)
             if at + n_words > len(data):
                 break
             at = _pack(m, record, data, at)
-        if not gone or words[record + FLAGS] & STORED:
-            if i == len(ends):
-                break
             keys[i, 0] = letters[words[record + KIND]]
             for byte in range(8):
                 keys[i, 1 + byte] = np.uint8(words[record + KEY] >> (56 - 8 * byte) & 255)
             ends[i] = at
             i += 1
+        elif words[record + FLAGS] & STORED:
+            gone[n_gone, 0], gone[n_gone, 1] = words[record + KIND], words[record + KEY]
+            n_gone += 1
         _settle(m, record)
         record = following
     m.regs[FIRST_TOUCHED] = record
-    return i, max(n_words, 1) if record else 0
+    return i, n_gone, max(n_words, 1) if record else 0
 
 
 @kernel

@@ -143,12 +143,15 @@ def _history(
     words, row = m.words, m.regs[ROWS]
     end = end_before(m, vector, width, ts) // width
     first, at, fresh = max(0, end - length), out.offsets[1 + history, row], 0
+    entries = words[vector]
+    for i in range(width):
+        values, source, to = out.entries[column + i], np.uint64(entries + first * width + i), np.uint64(at)
+        for _ in range(first, end):
+            values[to] = words[source]
+            source, to = source + np.uint64(width), to + np.uint64(1)
     for entry in range(first, end):
-        source = words[vector] + entry * width
-        for i in range(width):
-            out.entries[column + i, at] = words[source + i]
-        fresh += words[source + width - 1] >= last_ts
-        at += 1
+        fresh += words[np.uint64(entries + entry * width + width - 1)] >= last_ts
+    at += end - first
     out.offsets[1 + history, row + 1] = at
     out.fresh[history, row] = fresh
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,17 @@ _PIECE: Final = 1 << 17
 """Words that are packed at once."""
 _TAKEN: Final = 64
 """Words and slots that loading takes at most for a record beyond twice its own words."""
+
+
+class Packed(NamedTuple):
+    """A piece of what a commit has to write."""
+
+    keys: list[bytes]
+    """Of the store: letter of the kind, and big-endian key."""
+    values: list[bytes]
+    """Packed words of each."""
+    gone: Ints
+    """Kind and key ``[n, 2]`` of stored records that have gone."""
 
 
 class Slab:
@@ -80,8 +91,9 @@ class Slab:
     def missing_of(self, events: Ints, starts: Ints) -> Ints:
         """Return (kind, key) ``[n, 2]`` of what events will ask for and is not in memory."""
         missing = np.empty((4 * len(starts) + 1_024, 2), np.int64)
-        n = missing_of(self.memory, events, starts, missing)
-        return np.unique(missing[:n], axis=0) if n else missing[:0]
+        found = missing[: missing_of(self.memory, events, starts, missing)]
+        found = found[np.lexsort(found.T)]
+        return found[np.any(np.diff(found, axis=0, prepend=-1), axis=1)]  # No kind is -1.
 
     def load(self, wanted: Ints, stored: Sequence[bytes | None]) -> None:
         """Take records into memory.
@@ -106,19 +118,22 @@ class Slab:
                 self._more_signatures()
             restore(self.memory, kind, keys, data, ends)
 
-    def packed(self) -> Iterator[tuple[bytes, bytes, list[int]]]:
-        """Yield what was touched, piece by piece: keys of 9 bytes, packed words, and where those of each end.
+    def packed(self) -> Iterator[Packed]:
+        """Yield what was touched, piece by piece.
 
-        A record that has gone has no words. All pieces must be written in one batch: when the last one has been taken, what
-        was touched counts as stored.
+        All pieces must be written in one batch: when the last one has been taken, what was touched counts as stored.
         """
         n_words = _PIECE
         while n_words:
             keys, ends = np.empty((_PIECE // 8, 9), np.uint8), np.empty(_PIECE // 8, np.int64)
-            data = np.empty(max(n_words, _PIECE), np.int64)
-            n, n_words = pack(self.memory, np.frombuffer(LETTERS, np.uint8), keys, data, ends)
-            used = int(ends[n - 1]) if n else 0
-            yield keys[:n].tobytes(), data[:used].tobytes(), ends[:n].tolist()
+            data, gone = np.empty(max(n_words, _PIECE), np.int64), np.empty((_PIECE // 8, 2), np.int64)
+            n, n_gone, n_words = pack(self.memory, np.frombuffer(LETTERS, np.uint8), keys, data, ends, gone)
+            words = data[: ends[n - 1] if n else 0].tobytes()
+            # Kind by kind, what was touched last at last: so the keys of requests grow, and RocksDB inserts those in less time.
+            order = n - 1 - np.argsort(keys[:n, 0][::-1], kind="stable")
+            bounds = 8 * np.concatenate((ends[:1] * 0, ends[:n]))
+            sides = zip(bounds[order].tolist(), bounds[order + 1].tolist(), strict=True)
+            yield Packed(keys[order].reshape(-1).view("V9").tolist(), [words[start:end] for start, end in sides], gone[:n_gone])
         self.regs[BATCH] += 1
 
     def settle(self) -> None:

@@ -23,6 +23,7 @@ _OPEN, _CLOSE, _MINUS, _DOT, _ZERO, _NINE = ord("{"), ord("}"), ord("-"), ord(".
 _NULL: Final = np.frombuffer(b"null", np.uint8)
 _TRUE: Final = np.frombuffer(b"true", np.uint8)
 _FALSE: Final = np.frombuffer(b"false", np.uint8)
+_ONE: Final = np.uint64(1)
 _MAX_DIGITS: Final = 15
 _MAX_FRACTION: Final = 18
 """Digits after the point; Python and JavaScript write up to 17 that matter, and zeros before them."""
@@ -52,8 +53,10 @@ def namespace_rows(namespaces: list[str]) -> tuple[Bytes, npt.NDArray[np.int64]]
 @inner
 def space(data: Bytes, at: int) -> int:
     """Return the position of the next byte that is not white space."""
-    while data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9:
+    byte = data[np.uint64(at)]
+    while byte == 32 or byte == 10 or byte == 13 or byte == 9:
         at += 1
+        byte = data[np.uint64(at)]
     return at
 
 
@@ -79,18 +82,21 @@ def string_end(data: Bytes, at: int) -> int:
     """Return the position of the quote that ends the string at ``at``."""
     if data[at] != _QUOTE:
         return FAIL
-    at += 1
-    while data[at] != _QUOTE:
-        if data[at] < 32 or data[at] == _BACKSLASH:
+    # Most bytes of a record are looked at here. A position that is not signed spares a test per byte: it cannot be negative.
+    i: Any = np.uint64(at + 1)
+    byte = data[i]
+    while byte != _QUOTE:
+        if byte < 32 or byte == _BACKSLASH:
             return FAIL
-        if data[at] < 128:
-            at += 1
+        if byte < 128:
+            i += _ONE
         else:
-            width = _utf8_width(data, at)
+            width = _utf8_width(data, int(np.int64(i)))
             if not width:
                 return FAIL
-            at += width
-    return at
+            i += np.uint64(width)
+        byte = data[i]
+    return int(np.int64(i))
 
 
 @inner
@@ -258,7 +264,7 @@ def word_of(data: Bytes, start: int, end: int, rows: Bytes, sizes: npt.NDArray[n
     for index in range(len(sizes)):
         if sizes[index] == end - start:
             same = 0
-            while same < end - start and data[start + same] == rows[index, same]:
+            while same < end - start and data[np.uint64(start + same)] == rows[np.uint64(index), np.uint64(same)]:
                 same += 1
             if same == end - start:
                 return index
@@ -282,7 +288,10 @@ def id_of(data: Bytes, at: int, scratch: Bytes, prefix: int) -> tuple[int, int]:
         return FAIL, 0
     if not n:
         return end + 1, 0
-    for i in range(n):
-        scratch[prefix + i] = data[at + 1 + i]
+    to: Any = np.uint64(prefix)
+    source: Any = np.uint64(at + 1)
+    while source < np.uint64(end):
+        scratch[to] = data[source]
+        to, source = to + _ONE, source + _ONE
     hashed: Any = np.int64(xxh3_64(scratch, prefix + n))
     return end + 1, hashed if hashed else 1

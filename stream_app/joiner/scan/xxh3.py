@@ -31,12 +31,17 @@ _PRIME_MX2: Final = _U(0x9FB21C651E98DF25)
 
 @inner
 def _read32(data: npt.NDArray[np.uint8], at: int) -> np.uint64:
-    return _U(data[at]) | _U(data[at + 1]) << _U(8) | _U(data[at + 2]) << _U(16) | _U(data[at + 3]) << _U(24)
+    i = _U(at)  # Not signed: an index that may be negative costs a test per byte, and keeps four loads from becoming one.
+    return _U(data[i]) | _U(data[i + _U(1)]) << _U(8) | _U(data[i + _U(2)]) << _U(16) | _U(data[i + _U(3)]) << _U(24)
 
 
 @inner
 def _read64(data: npt.NDArray[np.uint8], at: int) -> np.uint64:
-    return _read32(data, at) | _read32(data, at + 4) << _U(32)
+    i = _U(at)
+    low = _U(data[i]) | _U(data[i + _U(1)]) << _U(8) | _U(data[i + _U(2)]) << _U(16) | _U(data[i + _U(3)]) << _U(24)
+    i += _U(4)
+    high = _U(data[i]) | _U(data[i + _U(1)]) << _U(8) | _U(data[i + _U(2)]) << _U(16) | _U(data[i + _U(3)]) << _U(24)
+    return low | high << _U(32)
 
 
 @inner
