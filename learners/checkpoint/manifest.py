@@ -13,7 +13,8 @@ import msgspec
 from learners.checkpoint.errors import CheckpointError
 from learners.checkpoint.tensors import Written
 
-FORMAT = 1
+FORMAT = 2
+"""1 had times of eight bytes in tables; see :mod:`learners.checkpoint.upgrade`."""
 MANIFEST = "manifest.json"
 
 
