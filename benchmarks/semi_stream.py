@@ -21,9 +21,9 @@ import torch
 from learners.ccl_pairs import without_candidates
 from learners.models.semi import SEMILearner
 from learners.samples import SampleBlock
-from stream_app.config import Layer, resolve
+from stream_app.config import Layer, RunConfig, resolve
 from stream_app.events import hash_id
-from stream_app.item_vectors import item_vectors
+from stream_app.item_vectors import ItemVectors, item_vectors
 from stream_app.join import stream_samples
 from stream_app.replay import Replay, build_entrants
 from stream_app.results import result_of
@@ -193,13 +193,7 @@ def stream_results(stream: Stream, models: Mapping[str, Mapping[str, Any]], hr_s
     A model is its options and, of CCL and this benchmark alone, ``steps`` of CCL on the past, and ``aligned``.
     """
     mine = {name: {k: v for k, v in model.items() if k not in ("steps", "aligned")} for name, model in models.items()}
-    replay: dict[str, Any] = {"models": list(models), "eval": "immediate", "seed": stream.seed, "batch_requests": 25}
-    replay |= {"bootstrap": 0, "hr_negatives": 300 if hr_share else 0, "hr_share": hr_share or 1.0}
-    options = stream.world.options
-    layers = {"models": mine, "replay": replay, "vectors": {"dim": options.vector_dim, "capacity": 2 * options.items}}
-    config = resolve([Layer("benchmark", layers)])
-    items = item_vectors(stream.log, config)
-    assert items is not None, "the config has vectors.dim"
+    config, items = _config(stream, mine, hr_negatives=300 if hr_share else 0, hr_share=hr_share or 1.0)
     entrants = build_entrants(config, stream.pages.schema, vectors=items.store)
     items.advance(int(stream.past.column("due")[-1]))
     said: dict[str, dict[str, float]] = {}
@@ -229,16 +223,8 @@ def stream_results(stream: Stream, models: Mapping[str, Mapping[str, Any]], hr_s
 def replayed_results(stream: Stream, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Replay past and pages in one pass, as ``freshet replay`` does: the past feeds CCL alone (``ccl_pretrain_until``)."""
     until = int(stream.pages.column("ts")[0])
-    options = stream.world.options
-    replay = {"models": list(models), "eval": "immediate", "seed": stream.seed, "batch_requests": 25, "bootstrap": 0}
-    layers = {
-        "models": {name: {**model, "ccl_pretrain_until": until} for name, model in models.items()},
-        "replay": {**replay, "score_from": until},
-        "vectors": {"dim": options.vector_dim, "capacity": 2 * options.items},
-    }
-    config = resolve([Layer("benchmark", layers)])
-    items = item_vectors(stream.log, config)
-    assert items is not None, "the config has vectors.dim"
+    mine = {name: {**model, "ccl_pretrain_until": until} for name, model in models.items()}
+    config, items = _config(stream, mine, score_from=until)
     topic = stream.log.create("samples", 1)
     for part in (stream.past, stream.pages):
         topic.append(0, [Message(int(block.column("due")[-1]), b"", block.to_ipc()) for block in _blocks(part)])
@@ -250,6 +236,17 @@ def replayed_results(stream: Stream, models: Mapping[str, Mapping[str, Any]]) ->
         if entrant.name in result["models"]:
             result["models"][entrant.name]["ccl"] = entrant.learner.describe().get("ccl", {})
     return result
+
+
+def _config(stream: Stream, models: Mapping[str, Mapping[str, Any]], **replay: Any) -> tuple[RunConfig, ItemVectors]:
+    """Return what a replay of the stream is told, more of its table ``[replay]`` among it, and the items' vectors."""
+    options = stream.world.options
+    told = {"models": list(models), "eval": "immediate", "seed": stream.seed, "batch_requests": 25, "bootstrap": 0, **replay}
+    layers = {"models": models, "replay": told, "vectors": {"dim": options.vector_dim, "capacity": 2 * options.items}}
+    config = resolve([Layer("benchmark", layers)])
+    items = item_vectors(stream.log, config)
+    assert items is not None, "the config has vectors.dim"
+    return config, items
 
 
 def _blocks(pages: SampleBlock, size: int = 200) -> Iterator[SampleBlock]:

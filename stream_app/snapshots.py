@@ -27,6 +27,7 @@ import obstore
 import xxhash
 from obstore.store import LocalStore, MemoryStore, from_url
 
+from stream_app.joiner.store import StateError
 from stream_app.state import read_header
 
 __all__ = ["Manifest", "SnapshotError", "Snapshots", "restore_if_newer"]
@@ -115,7 +116,8 @@ class Snapshots:
         """Put a snapshot in the place of ``folder``.
 
         Raises:
-            SnapshotError: a file is not there, or not what it was.
+            SnapshotError: a file is not there, or not what it was; or the state is one that this version does not read, and
+                ``folder`` stays as it is.
         """
         draft = folder.with_name(f"{folder.name}.restored")
         shutil.rmtree(draft, ignore_errors=True)
@@ -128,6 +130,15 @@ class Snapshots:
                     "the one before it counts"
                 )
             (draft / name).write_bytes(data)
+        try:
+            read_header(draft)
+        except StateError as error:
+            shutil.rmtree(draft)
+            raise SnapshotError(
+                f"snapshot {_manifest_path(manifest)} in {self.where} is of a joiner's state that this version does not read "
+                f"({error.__cause__}): stop the workers, delete {self.where} and each one's --state, and start them again: "
+                "they join the raw topics from the beginning"
+            ) from error
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
 

@@ -108,10 +108,7 @@ def train(
         page.begun(trainer)
         if trainer.batches:
             say(f"going on after {trainer.requests:,} requests", quiet)
-        metrics = None if metrics_port is None else opened.enter_context(TrainMetrics(metrics_port))
-        if metrics is not None:
-            say(f"metrics for Prometheus on port {metrics.port}", quiet)
-        view = opened.enter_context(LiveView(quiet=quiet))
+        on_tick, on_step = _shown(opened, metrics_port, quiet)
         reader = opened.enter_context(
             LiveReader(
                 topic,
@@ -125,16 +122,26 @@ def train(
                 prepare=trainer.prepare,
             )
         )
-
-        def on_tick(status: Any) -> None:
-            view.update(status)
-            if metrics is not None:
-                metrics.update(status)
-
-        on_step = (lambda seconds: None) if metrics is None else metrics.step
         ended = trainer.run(reader, on_tick, on_step, lambda: polite() or (stop is not None and stop()))
         page.finished(trainer, result_of(trainer))
     return Trained(trainer, profile, None if ended else polite.signal)
+
+
+def _shown(
+    opened: contextlib.ExitStack, metrics_port: int | None, quiet: bool
+) -> tuple[Callable[[Any], None], Callable[[float], None]]:
+    """Return what is called with a status, and with the seconds of a step: the view in the terminal and Prometheus' figures."""
+    metrics = None if metrics_port is None else opened.enter_context(TrainMetrics(metrics_port))
+    if metrics is not None:
+        say(f"metrics for Prometheus on port {metrics.port}", quiet)
+    view = opened.enter_context(LiveView(quiet=quiet))
+
+    def on_tick(status: Any) -> None:
+        view.update(status)
+        if metrics is not None:
+            metrics.update(status)
+
+    return on_tick, (lambda seconds: None) if metrics is None else metrics.step
 
 
 def _wait_for_samples(log: Log, drain: bool, stop: Callable[[], bool], quiet: bool) -> Topic:

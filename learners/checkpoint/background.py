@@ -4,28 +4,39 @@ The thread that learns pays for the copy alone. Hashing, writing, forcing to the
 :func:`learners.checkpoint.save`, in the same order, on the other thread; so a process that dies in between leaves the
 checkpoint before. The copy lives in memory that is used again and is made beforehand, on the thread, because touching fresh
 memory for the first time takes twenty times as long as the copying (2.3 s against 0.1 s for a GB, measured): a run with
-background checkpoints holds its state twice.
+background checkpoints holds its state twice. For the same reason a table's state is views of what it has, and columns that
+lie side by side are copied as they lie. Two threads copy no faster than one: memory is what both wait for.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 State = Mapping[str, npt.NDArray[Any]]
 Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
 Result = TypeVar("Result")
 
 __all__ = ["BackgroundJob", "StateCopy"]
 
-_AT_ONCE = 1 << 20
+_AT_ONCE: Final = 1 << 20
 """Bytes that may be made while learning waits, about 2 ms."""
-_ROOM = 1.25
+_ROOM: Final = 1.25
 """Memory for an array that grows has a quarter of room more, so that it is not made afresh each time."""
+_WASTE: Final = 1.5
+"""Columns are copied together where the memory between them is no more than half of theirs."""
+
+
+class Key(NamedTuple):
+    """Of memory: the group, and the first name of what is kept there."""
+
+    group: str
+    name: str
 
 
 class StateCopy:
@@ -40,19 +51,19 @@ class StateCopy:
     """
 
     def __init__(self) -> None:
-        self._memory: dict[tuple[str, str], npt.NDArray[np.uint8]] = {}
+        self._memory: dict[Key, Bytes] = {}
 
-    def lacks(self, states: Mapping[str, State]) -> dict[tuple[str, str], int]:
-        """Return (group, name) and bytes of the arrays that there is no memory for yet; nothing where it is so little that
-        :meth:`take` may make it, on the thread that learns."""
-        lacking = self._lacking(states)
+    def lacks(self, states: Mapping[str, State]) -> dict[Key, int]:
+        """Return bytes of what there is no memory for yet; nothing where it is so little that :meth:`take` may make it, on the
+        thread that learns."""
+        lacking = self._lacking(_spans(states))
         return lacking if sum(lacking.values()) > _AT_ONCE else {}
 
-    def _lacking(self, states: Mapping[str, State]) -> dict[tuple[str, str], int]:
-        wanted = {(group, name): array.nbytes for group, state in states.items() for name, array in state.items()}
-        return {key: size for key, size in wanted.items() if key not in self._memory or len(self._memory[key]) < size}
+    def _lacking(self, spans: Mapping[Key, _Span]) -> dict[Key, int]:
+        held = self._memory
+        return {key: span.size for key, span in spans.items() if key not in held or len(held[key]) < span.size}
 
-    def reserve(self, lacking: Mapping[tuple[str, str], int]) -> None:
+    def reserve(self, lacking: Mapping[Key, int]) -> None:
         """Make and touch memory for what :meth:`lacks` returned, and a quarter more; meant for another thread than learns."""
         for key, size in lacking.items():
             memory = np.empty(int(size * _ROOM), np.uint8)
@@ -61,16 +72,70 @@ class StateCopy:
 
     def take(self, states: Mapping[str, State]) -> dict[str, dict[str, Array]]:
         """Return a copy of the states by group; it holds until the next one is taken."""
-        self.reserve(self._lacking(states))
-        copies = {group: {name: self._room((group, name), a) for name, a in state.items()} for group, state in states.items()}
-        for group, state in states.items():
-            for name, array in state.items():
-                np.copyto(copies[group][name], array)
+        spans = _spans(states)
+        self.reserve(self._lacking(spans))
+        copies: dict[str, dict[str, Array]] = {group: dict(state) for group, state in states.items()}
+        for key, span in spans.items():
+            for name, copied in span.copied_to(self._memory[key]).items():
+                copies[key.group][name] = copied
         return copies
 
-    def _room(self, key: tuple[str, str], array: Array) -> Array:
-        room: Array = self._memory[key][: array.nbytes].view(array.dtype).reshape(array.shape)
-        return room
+
+class _Span:
+    """Arrays that are copied together: one, or columns that lie row by row in the same memory, of which one pass over it is
+    half the time of a pass for each column."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays = arrays
+        self._together = len(arrays) > 1
+        self._low = min(array.ctypes.data for array in arrays.values())
+        high = max(a.ctypes.data + (len(a) - 1) * a.strides[0] + a.itemsize for a in arrays.values()) if self._together else 0
+        self.size = high - self._low if self._together else next(iter(arrays.values())).nbytes
+
+    def copied_to(self, memory: Bytes) -> dict[str, Array]:
+        """Return the arrays as copies in ``memory``, laid out as they are where they lie in one another."""
+        if not self._together:
+            ((name, array),) = self._arrays.items()
+            room: Array = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
+            np.copyto(room, array)
+            return {name: room}
+        root = _root(next(iter(self._arrays.values())))
+        start = self._low - root.ctypes.data
+        np.copyto(memory[: self.size], root.reshape(-1).view(np.uint8)[start : start + self.size])
+        return {
+            name: np.ndarray(a.shape, a.dtype, memory, a.ctypes.data - self._low, a.strides) for name, a in self._arrays.items()
+        }
+
+
+def _spans(states: Mapping[str, State]) -> dict[Key, _Span]:
+    """Return what is copied in one go, by group and the first name."""
+    found: dict[Key, _Span] = {}
+    for group, state in states.items():
+        together: dict[tuple[Any, ...], dict[str, Array]] = {}
+        for name, array in state.items():
+            together.setdefault(_lies_in(array) or (name,), {})[name] = array
+        for arrays in together.values():
+            span = _Span(arrays)
+            if span.size <= _WASTE * sum(array.nbytes for array in arrays.values()):
+                found[Key(group, next(iter(arrays)))] = span
+            else:
+                found.update({Key(group, name): _Span({name: array}) for name, array in arrays.items()})
+    return found
+
+
+def _lies_in(array: Array) -> tuple[Any, ...] | None:
+    """Return what the columns of one array of rows have in common; None for all other arrays."""
+    if array.ndim != 1 or not len(array) or array.strides[0] <= array.itemsize:
+        return None
+    root = _root(array)
+    return (id(root), array.strides[0], len(array)) if root.flags.c_contiguous and root.dtype == np.uint8 else None
+
+
+def _root(array: Array) -> Array:
+    """Return the array whose memory ``array`` is a view of."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 class BackgroundJob(Generic[Result]):

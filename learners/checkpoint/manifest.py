@@ -14,6 +14,7 @@ from learners.checkpoint.errors import CheckpointError
 from learners.checkpoint.tensors import Written
 
 FORMAT = 2
+"""1 had times of eight bytes in tables; see :mod:`learners.checkpoint.upgrade`."""
 INITIALISATION = 2
 """How a table makes the first vector of an id (``EmbeddingTable.seed_of``, ``probing.initial``); raise it with each change, for
 a table that went on would hold vectors of both kinds. 1, where a manifest does not say, was keyed by the model's name too."""

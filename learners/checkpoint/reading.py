@@ -12,6 +12,7 @@ from learners.checkpoint.errors import CheckpointError
 from learners.checkpoint.layout import way_out
 from learners.checkpoint.manifest import INITIALISATION, Manifest, read_manifest
 from learners.checkpoint.tensors import read_tensors
+from learners.checkpoint.upgrade import upgraded
 
 State = dict[str, npt.NDArray[Any]]
 
@@ -58,10 +59,11 @@ def load(path: Path, *, learn: bool = False) -> Checkpoint:
 
 def _load(path: Path) -> Checkpoint:
     manifest = read_manifest(path)
+    models = {name: read_tensors(path / file.name, file.written) for name, file in manifest.models.items()}
     return Checkpoint(
         path=path,
         step=manifest.step,
-        models={name: read_tensors(path / file.name, file.written) for name, file in manifest.models.items()},
+        models={name: upgraded(state, manifest.format) for name, state in models.items()},
         arrays=_grouped(manifest, read_tensors(path / manifest.arrays.name, manifest.arrays.written)),
         marks=manifest.marks,
         extra=manifest.extra,

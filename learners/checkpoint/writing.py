@@ -75,18 +75,7 @@ def save(
     saving.mkdir()
     try:
         on_step(2)
-        files = {model: _write(saving, f"model-{quote(model, safe='')}.safetensors", state) for model, state in models.items()}
-        flat = {f"{quote(group, safe='')}/{key}": array for group, state in arrays.items() for key, array in state.items()}
-        manifest = Manifest(
-            format=FORMAT,
-            step=step,
-            models=files,
-            arrays=_write(saving, ARRAYS, flat),
-            groups=list(arrays),
-            marks={name: {int(partition): int(seq) for partition, seq in of.items()} for name, of in marks.items()},
-            extra=dict(extra),
-            initialisation=INITIALISATION,
-        )
+        manifest = _write_arrays(saving, step, models, marks, extra, arrays)
         on_step(3)
         write_durably(saving / MANIFEST, encode_manifest(manifest))
         sync_folder(saving)
@@ -110,6 +99,29 @@ def point_to(folder: Path) -> None:
     write_durably(fresh, f"{folder.name}\n".encode())
     os.replace(fresh, root / LATEST)
     sync_folder(root)
+
+
+def _write_arrays(
+    folder: Path,
+    step: int,
+    models: Mapping[str, State],
+    marks: Mapping[str, Mapping[int, int]],
+    extra: Mapping[str, Any],
+    arrays: Mapping[str, State],
+) -> Manifest:
+    """Write the files of a checkpoint; return what says what they are."""
+    files = {model: _write(folder, f"model-{quote(model, safe='')}.safetensors", state) for model, state in models.items()}
+    flat = {f"{quote(group, safe='')}/{key}": array for group, state in arrays.items() for key, array in state.items()}
+    return Manifest(
+        format=FORMAT,
+        step=step,
+        models=files,
+        arrays=_write(folder, ARRAYS, flat),
+        groups=list(arrays),
+        marks={name: {int(partition): int(seq) for partition, seq in of.items()} for name, of in marks.items()},
+        extra=dict(extra),
+        initialisation=INITIALISATION,
+    )
 
 
 def _write(folder: Path, name: str, state: State) -> File:

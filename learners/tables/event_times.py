@@ -63,9 +63,31 @@ class EventTimes:
     def put(self, rows: Part, first: Times, last: Times) -> None:
         """Write the times of rows."""
         both = np.concatenate([first, last])
-        for ts in (int(both.min(initial=0)), int(both.max(initial=0))):
+        known = both[both != 0]
+        for ts in (int(known.min()), int(known.max())) if len(known) else ():
             self.code(ts)
         self.first[rows], self.last[rows] = self._codes(first), self._codes(last)
+
+    @property
+    def base(self) -> Times:
+        """What is added to a code that is not 0, int64 ``[1]``; ``[0]`` before the first time and where times are wide."""
+        return np.array([] if self.wide or self._base is None else [self._base], np.int64)
+
+    def put_codes(self, rows: Part, first: npt.NDArray[Any], last: npt.NDArray[Any], base: Times) -> None:
+        """Write what rows of another's :attr:`first` and :attr:`last` hold, whose :attr:`base` is given.
+
+        Raises:
+            ValueError: ours hold codes of another base.
+        """
+        if len(base):
+            if self.wide or self._base not in (None, int(base[0])):
+                raise ValueError(
+                    f"event times are kept since {base[0]} ms there and since {self._base} here: not the same table"
+                )
+            self._base = int(base[0])
+        elif first.dtype == np.int64 and not self.wide:
+            self.first, self.last = self._times(self.first), self._times(self.last)
+        self.first[rows], self.last[rows] = first, last
 
     def move(self, used: int, first: npt.NDArray[Any], last: npt.NDArray[Any]) -> None:
         """Go on in longer arrays that hold what was in ours."""
@@ -85,6 +107,13 @@ class EventTimes:
         times = zeros((len(codes),), np.int64)
         _decode(codes, self.base, times)
         return times
+
+
+def coded(first: Times, last: Times) -> dict[str, npt.NDArray[Any]]:
+    """Return the state of times in ms, as checkpoints of format 1 hold them, ``[N]`` each."""
+    times = EventTimes(np.zeros(len(first), np.uint32), np.zeros(len(last), np.uint32))
+    times.put(slice(None), first, last)
+    return {"first": times.first, "last": times.last, "ts_base": times.base}
 
 
 @numba.njit(cache=True, nogil=True)

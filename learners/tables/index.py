@@ -195,13 +195,18 @@ class RowIndex:
             report(self.last_evicted)
 
     def state(self, rows: Rows | None = None) -> State:
-        """Return keys, counts and ages, row for row, of all rows or of some, and what is no row's."""
+        """Return keys, counts and ages, row for row, of all rows or of some, and what is no row's.
+
+        Of all rows they are views, ages as the rows hold them: learning waits for the copy of a checkpoint, and to make arrays
+        of a gigabyte's ages first took longer than to copy all of it.
+        """
         part = slice(0, self.n) if rows is None else rows
         return {
             "key": self.keys[part],
-            "count": self.count[part].astype(np.int64),
-            "first_ts": self.times.first_of(part),
-            "last_ts": self.times.last_of(part),
+            "count": self.count[part],
+            "first": self.times.first[part],
+            "last": self.times.last[part],
+            "ts_base": self.times.base,
             "free": self.free,
             "evicted_total": np.array(self.evicted_total, np.int64),
             **self.admission.state(),
@@ -228,7 +233,7 @@ class RowIndex:
         self._grow(n)
         self.n = n
         self.keys[rows], self.count[rows] = state["key"], state["count"]
-        self.times.put(rows, state["first_ts"], state["last_ts"])
+        self.times.put_codes(rows, state["first"], state["last"], state["ts_base"])
         self.free = np.array(state["free"], np.int32)
         self.evicted_total = int(state["evicted_total"])
         self.admission.load_state(state)

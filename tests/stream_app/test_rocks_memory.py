@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ with EmbeddedLog(folder, memory=memory) as log:
 def taken(folder: Path, budget_mb: int) -> tuple[float, float]:
     """Return the MB that a process has taken, by the system and by the budget."""
     words = [sys.executable, "-c", WRITE, str(folder), *map(str, (N_PARTITIONS, WRITTEN_MB, budget_mb))]
-    environment = {"MALLOC_MMAP_THRESHOLD_": str(512 << 10)}  # As the worker starts its joiners.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(512 << 10)}  # As the worker starts its joiners.
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=120)
     anonymous, counted = map(float, done.stdout.split())
     return anonymous, counted

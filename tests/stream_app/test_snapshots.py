@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import obstore
 import pytest
+import xxhash
 from obstore.store import MemoryStore
+from rocksdict import Options, Rdict
 
 from learners.samples import SampleBlock
 from stream_app.durable_join import DurableJoin, JoinError, JoinReport
 from stream_app.events import SAMPLES, Action, Impression, ImpressionItem
 from stream_app.join import stream_samples
 from stream_app.joiner.config import JoinConfig
+from stream_app.joiner.store import StateError
 from stream_app.snapshots import SnapshotError, Snapshots, restore_if_newer
 from stream_app.topics import Message
 from stream_app.topics.memory import MemoryLog
@@ -95,6 +99,50 @@ def test_another_machine_goes_on_from_a_snapshot_with_raw_topics_trimmed(
     assert len(rows(log)) == 300
     streamed = [row for block in stream_samples(copy, CONFIG, 0) for row in block.batch.to_pylist()]
     assert rows(log) == streamed
+
+
+def test_a_snapshot_of_an_older_format_says_what_to_do(log: MemoryLog, tmp_path: Path) -> None:
+    kept = Snapshots(str(tmp_path / "kept"))
+    join = opened(log, tmp_path / "here")
+    run(join)
+    taken = kept.save(0, 3, join.checkpoint, tmp_path / "checkpoint")
+    join.close()
+    # The stored snapshot is edited to what a version before has stored: its header says format 2.
+    old = tmp_path / "old"
+    kept.restore(taken, old)
+    db = Rdict(str(old), Options(raw_mode=True))
+    header = msgspec.msgpack.decode(cast(bytes, db.get(b"h")))
+    assert header[-1] == 3
+    db[b"h"] = msgspec.msgpack.encode([*header[:-1], 2])
+    db.close()
+    files = {}
+    for file in old.iterdir():
+        if not file.name.startswith(("LOCK", "LOG")):
+            data = file.read_bytes()
+            files[file.name] = f"{xxhash.xxh3_128_hexdigest(data)}-{len(data)}"
+            (tmp_path / "kept" / "0" / "data" / files[file.name]).write_bytes(data)
+    (manifest,) = (tmp_path / "kept" / "0").glob("*.json")
+    manifest.write_bytes(msgspec.json.encode(msgspec.structs.replace(taken, files=files)))
+    # A new machine, and one with a state that is not as far: nothing is put in its place.
+    behind = DurableJoin(log, tmp_path / "behind", CONFIG, 0, 1, read_records=16)
+    behind.step(JoinReport(n_partitions=1))
+    behind.close()
+    says = rf"snapshot 0/{manifest.name} in {tmp_path}/kept is of .* format 2, this version's of 3\): stop the workers, delete "
+    for folder in (tmp_path / "there", tmp_path / "behind"):
+        with pytest.raises(SnapshotError, match=says):
+            restore_if_newer(kept, 0, folder)
+        assert not folder.with_name(f"{folder.name}.restored").exists()
+    assert not (tmp_path / "there").exists()
+    opened(log, tmp_path / "behind").close()
+    # A state of that format on this machine is refused before any snapshot is looked into, with its own way out.
+    with pytest.raises(StateError, match=r"format 2, this version's of 3\): delete it .*snapshots of it too: --snapshots"):
+        restore_if_newer(kept, 0, old)
+    # What the message says helps.
+    shutil.rmtree(tmp_path / "kept")
+    assert not restore_if_newer(Snapshots(str(tmp_path / "kept")), 0, tmp_path / "there")
+    join = opened(log, tmp_path / "there")
+    assert run(join).events > 0
+    join.close()
 
 
 def test_a_state_that_is_further_stays(snapshots: Snapshots, log: MemoryLog, tmp_path: Path) -> None:
