@@ -149,6 +149,11 @@ def table(results: list[dict[str, Any]], title: str) -> None:
         print(f"{model:24}{cells}{rate:16,.0f}   {interval}")
     if "best_auc" in first:
         print(f"{'best possible':24}{first['best_auc']:18.4f}{'':18}{first['best_log_loss']:18.4f}")
+        reached = {name: statistics.mean(result["models"][name]["auc"] for result in results) for name in first["models"]}
+        if (floor := reached.pop("popularity", None)) is not None:
+            for name, auc in reached.items():
+                share = (auc - floor) / (first["best_auc"] - floor)
+                print(f"{name}: {share:.1%} of the way from popularity to the best possible")
 
 
 def cell(values: list[float]) -> str:
