@@ -139,7 +139,7 @@ def measure(n_rows: int, with_peers: bool) -> None:
         table.update(keys, grad, TS)
 
     def by_row() -> None:
-        probing.gather(table._weight.numpy(), rows, np.empty((BATCH, DIM), np.float32))
+        probing.gather(table.columns.arrays[0], rows, np.empty((BATCH, DIM), np.float32))
         table.update_rows(rows, grad)
 
     runs: dict[str, Callable[[], object]] = {

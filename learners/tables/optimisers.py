@@ -6,7 +6,7 @@ comes per use of a key instead of per key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,10 +45,16 @@ def step(config: TableConfig, weight: torch.Tensor, kept: Mapping[str, torch.Ten
     """
     if weight.device.type == "cpu":
         arrays = [weight.numpy(), *(column.numpy() for column in kept.values()), rows, grad.contiguous().numpy()]
-        kernel: Any = {"adagrad": rowwise_adagrad, "adam": adam, "sgd": sgd}[config.optimiser]
-        kernel(*arrays, *_options(config))
+        compiled(config)(*arrays)
     else:
         step_torch(config, weight, kept, torch.from_numpy(rows).to(weight.device), grad)
+
+
+def compiled(config: TableConfig) -> Callable[..., None]:
+    """Return the step of the CPU: of the columns as arrays, rows and gradient."""
+    kernel: Any = {"adagrad": rowwise_adagrad, "adam": adam, "sgd": sgd}[config.optimiser]
+    options = _options(config)
+    return lambda *arrays: kernel(*arrays, *options)
 
 
 def step_torch(

@@ -242,10 +242,3 @@ def initial(keys: Keys, seed: int, scale: float, out: npt.NDArray[np.float32]) -
         base = fold64(np.uint64(seed), np.uint64(keys[i]))
         for d in range(out.shape[1]):
             out[i, d] = np.float32((2.0 * uniform_unit(base, d) - 1.0) * scale)
-
-
-@numba.njit(cache=True, nogil=True)
-def initialise(rows: Rows, row_keys: Keys, seed: int, scale: float, weight: npt.NDArray[np.float32]) -> None:
-    """Write the :func:`initial` vector of each row's key to its row of ``weight``."""
-    for i in range(len(rows)):
-        initial(row_keys[rows[i] : rows[i] + 1], seed, scale, weight[rows[i] : rows[i] + 1])

@@ -14,14 +14,14 @@ import numpy.typing as npt
 import torch
 
 from learners import gather
-from learners.tables import optimisers, probing
+from learners.tables import probing
 from learners.tables.admission import admission_of
 from learners.tables.changes import Mark
+from learners.tables.columns import Columns
 from learners.tables.config import TableConfig, check
 from learners.tables.distinct import Distinct, deduped, distinct
 from learners.tables.index import Keys, RowIndex, Rows, State
 from learners.tables.sharding import WHOLE, Shard, shard_of
-from learners.tables.storage import lengthened, zeros
 
 
 class Gathered(NamedTuple):
@@ -81,8 +81,7 @@ class EmbeddingTable:
         self._pending: _Pending | None = None
         self._swept_ts = 0
         self._mark = Mark(name, self.index)
-        self._shapes = {"weight": (config.dim,), **optimisers.columns(config)}
-        self._columns: dict[str, torch.Tensor] = {}
+        self.columns = Columns(config, self.device)
         self._lengthen()
 
     @staticmethod
@@ -97,14 +96,6 @@ class EmbeddingTable:
     def __len__(self) -> int:
         """Return how many keys the table holds."""
         return len(self.index)
-
-    @property
-    def _weight(self) -> torch.Tensor:
-        return self._columns["weight"]
-
-    @property
-    def _kept(self) -> dict[str, torch.Tensor]:
-        return {name: column for name, column in self._columns.items() if name != "weight"}
 
     def gather(self, *keys: Keys, learn: bool = False, ts: int = 0) -> Gathered:
         """Look up several key arrays with one dedupe for all of them.
@@ -146,9 +137,9 @@ class EmbeddingTable:
         """Write vectors of distinct keys to ``out [U, D]``, return their rows: with one compiled call where all are known."""
         keys, seen = asked.keys, ts if learn else None
         rows = np.empty(len(keys), np.int32)
-        unknown = self.index.look_up(keys, self._weight.numpy(), rows, out, seen)
+        unknown = self.index.look_up(keys, self.columns.arrays[0], rows, out, seen)
         if unknown and learn and self._admit(asked, rows):
-            unknown = self.index.look_up(keys, self._weight.numpy(), rows, out, seen)
+            unknown = self.index.look_up(keys, self.columns.arrays[0], rows, out, seen)
         if unknown:
             at = np.flatnonzero(rows < 0)
             first = np.empty((len(at), self.config.dim), np.float32)
@@ -160,7 +151,7 @@ class EmbeddingTable:
 
     def _on_other(self, asked: Distinct, out: torch.Tensor, learn: bool, ts: int) -> Rows:
         rows = self._learned_rows(asked, ts) if learn else self.index.find(asked.keys)
-        out.copy_(self._weight.index_select(0, self._on_device(rows.clip(min=0))))
+        out.copy_(self.columns.weight.index_select(0, self._on_device(rows.clip(min=0))))
         unknown = np.flatnonzero(rows < 0)
         if len(unknown):
             out[self._on_device(unknown)] = self._initial(asked.keys[unknown])
@@ -172,7 +163,7 @@ class EmbeddingTable:
             raise RuntimeError(f"table {self.name!r}: apply_gradients needs a gather(learn=True) before it")
         (leaf, start, rows), self._pending = self._pending, None
         if leaf.grad is not None:
-            optimisers.step(self.config, self._weight, self._kept, rows, leaf.grad[start : start + len(rows)])
+            self.columns.step(rows, leaf.grad[start : start + len(rows)])
 
     def update(self, keys: Keys, grad: torch.Tensor, ts: int = 0) -> None:
         """Admit, count and learn with a gradient per use of a key: dedupe, sum and step in one, without autograd.
@@ -204,7 +195,7 @@ class EmbeddingTable:
         else:
             summed = torch.zeros(len(unique), self.config.dim, device=self.device)
             summed.index_add_(0, self._on_device(inverse), grad)
-        optimisers.step(self.config, self._weight, self._kept, unique, summed)
+        self.columns.step(unique, summed)
 
     def statistics(self, keys: Keys) -> tuple[Keys, Keys]:
         """Return (count of learned batches, ts of the first) of keys, int64 ``[N]`` each; 0 for unknown keys."""
@@ -237,7 +228,7 @@ class EmbeddingTable:
         new = self.index.admit_unknown(asked.keys, rows, uses)
         self._lengthen()
         if len(new):
-            self._initialise(new)
+            self.columns.begin(new, self._initial(self.index.keys[new]))
         return len(new) > 0
 
     def _on_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
@@ -248,38 +239,13 @@ class EmbeddingTable:
         probing.initial(keys, self._seed, self.config.initial_scale, vectors)
         return self._on_device(vectors)
 
-    def _initialise(self, rows: Rows) -> None:
-        if self.device.type == "cpu":
-            probing.initialise(rows, self.index.keys, self._seed, self.config.initial_scale, self._weight.numpy())
-            for column in self._kept.values():
-                column.numpy()[rows] = optimisers.first_value(self.config)
-        else:
-            where = self._on_device(rows).long()
-            self._weight[where] = self._initial(self.index.keys[rows])
-            for column in self._kept.values():
-                column[where] = optimisers.first_value(self.config)
-
     def _lengthen(self) -> None:
-        """Make the columns as long as the index; a device other than the CPU reserves nothing, so there they double."""
-        on_cpu = self.device.type == "cpu"
-        if on_cpu and self._columns and len(self._weight) == self.index.capacity:
-            return
-        bound = self.config.max_rows
-        capacity = self.index.capacity if on_cpu else min(bound, 1 << max(10, self.index.n.bit_length()))
-        for name, shape in self._shapes.items():
-            old = self._columns.get(name)
-            if old is None:
-                # NumPy's zeros take no memory before they are written to; torch's do
-                self._columns[name] = torch.from_numpy(zeros((capacity, *shape), np.float32)).to(self.device)
-            elif len(old) < capacity and on_cpu:
-                self._columns[name] = torch.from_numpy(lengthened(old.numpy(), self.index.n, capacity))
-            elif len(old) < capacity:
-                self._columns[name] = torch.cat([old, old.new_zeros(capacity - len(old), *shape)])
+        self.columns.lengthen(self.index.n, self.index.capacity)
 
     def state(self) -> State:
         """Return everything that must survive, slot for slot, as arrays."""
         n = self.index.n
-        return {**self.index.state(), **self._swept(), **{name: c[:n].cpu().numpy() for name, c in self._columns.items()}}
+        return {**self.index.state(), **self._swept(), **{name: c[:n].cpu().numpy() for name, c in self.columns.items()}}
 
     def _swept(self) -> State:
         return {} if self.config.expire_after_ms is None else {"swept_ts": np.array(self._swept_ts, np.int64)}
@@ -292,7 +258,7 @@ class EmbeddingTable:
         """
         self._check_columns(state)
         self.index.load_state(state)
-        self._columns = {}
+        self.columns.clear()
         self._put(slice(0, self.index.n), state)
         self._mark.forget()
 
@@ -314,7 +280,7 @@ class EmbeddingTable:
         """
         rows = self._mark.rows(since)
         at = self._on_device(rows)
-        columns = {name: column.index_select(0, at).cpu().numpy() for name, column in self._columns.items()}
+        columns = {name: column.index_select(0, at).cpu().numpy() for name, column in self.columns.items()}
         return {**self.index.state(rows), **self._swept(), **self._mark.header(rows), **columns}
 
     def apply_delta(self, delta: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -333,12 +299,10 @@ class EmbeddingTable:
         self._pending = None
         self._lengthen()
         self._swept_ts = int(state.get("swept_ts", 0))
-        at = rows if isinstance(rows, slice) else self._on_device(rows).long()
-        for name, column in self._columns.items():
-            column[at] = self._on_device(np.array(state[name]))
+        self.columns.put(rows, state)
 
     def _check_columns(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        for name in self._shapes:
+        for name in self.columns.shapes:
             if name not in state:
                 raise ValueError(
                     f"table {self.name!r}: the checkpoint has no {name!r}, which optimiser = {self.config.optimiser!r} keeps; "
@@ -352,7 +316,7 @@ class EmbeddingTable:
 
     def describe(self) -> dict[str, Any]:
         """Return rows, load (share of the index's slots that is taken), admissions, evictions and bytes in use."""
-        per_row = self.index.bytes_per_row + sum(4 * int(np.prod(shape)) for shape in self._shapes.values())
+        per_row = self.index.bytes_per_row + sum(4 * int(np.prod(shape)) for shape in self.columns.shapes.values())
         size = self.index.n * per_row + self.index.nbytes - self.index.n * self.index.bytes_per_row
         return {
             "rows": len(self),
