@@ -34,6 +34,7 @@ from torch.autograd.function import once_differentiable
 
 from learners.graph import Edges
 from learners.graph.edges import frozen
+from learners.threads import team
 from negative_queues.draws import mix64
 
 __all__ = ["LogQ", "Nodes", "edge_loss", "edge_loss_plain"]
@@ -91,7 +92,8 @@ def edge_loss(
     if anchor.rows.device.type != "cpu":
         return _plain(edges, anchor, positive, negative, one_type, temperature, shifts)
     ends = _Ends(*edges, anchor.ids if one_type else None, positive.ids, negative.ids)
-    return cast(Tensor, _GroupedLoss.apply(anchor.rows, positive.rows, negative.rows, ends, shifts, temperature))
+    with team():  # products of some hundred rows: on one thread
+        return cast(Tensor, _GroupedLoss.apply(anchor.rows, positive.rows, negative.rows, ends, shifts, temperature))
 
 
 def edge_loss_plain(
