@@ -47,8 +47,8 @@ from stream_app.sample_sources import open_source
 from stream_app.topics.embedded import open_log
 
 STAGES = {
-    "dense layers": ("request_mlp.py", "forward"),
-    "backward, all": ("graph.py", "_engine_run_backward"),
+    "dense layers, up and back": ("request_mlp.py", "learn"),
+    "backward of the rest": ("graph.py", "_engine_run_backward"),
     "inputs": ("features.py", "forward"),
     "attention": ("attention.py", "forward"),
     "similarities": ("sim_extract.py", "slots"),

@@ -25,16 +25,17 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, cast, get_args
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from learners.blas import SGEMM
+from learners.edge_kernels import grouped
 from learners.graph import Edges
 from learners.graph.edges import frozen
-from negative_queues.draws import mix64
+from learners.threads import team
 
 __all__ = ["LogQ", "Nodes", "edge_loss", "edge_loss_plain"]
 
@@ -42,7 +43,7 @@ LogQ = Literal["none", "standard", "corrected"]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-_LOWEST = -3.0e38  # the maximum over no logits: finite, so that differences with it are not NaN
+NO_IDS: Ints = np.zeros(0, np.int64)
 
 
 class Nodes(NamedTuple):
@@ -161,6 +162,11 @@ class _Ends(NamedTuple):
     negative_ids: Ints
 
 
+def _rows(tensor: Tensor) -> Floats:
+    rows: Floats = tensor.detach().contiguous().numpy()
+    return rows
+
+
 class _GroupedLoss(torch.autograd.Function):
     """Value and gradients in one pass: the loss is a scalar, so going backward only scales what forward found."""
 
@@ -168,170 +174,20 @@ class _GroupedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, anchor: Tensor, positive: Tensor, negative: Tensor, ends: _Ends, shifts: _Shifts, temperature: float
     ) -> Tensor:
-        used, group = _groups(frozen(ends.anchor), len(anchor))  # [A], [E]
-        starts = anchor[torch.from_numpy(used)]  # [A, D]
-        logits = torch.addmm(torch.from_numpy(shifts.negative), starts, negative.T, beta=-1, alpha=1 / temperature)  # [A, M]
+        sides = _rows(anchor), _rows(positive), _rows(negative)
+        gradients = np.zeros_like(sides[0]), np.zeros_like(sides[1]), np.zeros_like(sides[2])
         order = np.argsort(ends.negative_ids, kind="stable")
-        index = _index(frozen(ends.negative_ids), order)
-        if ends.anchor_ids is not None:
-            _mask(logits.numpy(), frozen(ends.anchor_ids[used]), frozen(ends.negative_ids), order, index)
-        top = logits.amax(1, keepdim=True).clamp(min=_LOWEST)  # [A, 1]
-        terms = (logits - top).exp_()  # [A, M]
-        share = np.zeros(len(used), np.float32)  # [A]: what a term of the anchor weighs, over its edges
-        singles = np.zeros(logits.shape, np.float32)  # [A, M]: the same where edges differ, term by term
-        grad_starts, grad_positive = torch.zeros_like(starts), torch.zeros_like(positive)
-        total = _edges(
-            group,
-            frozen(ends.positive),
-            starts.numpy(),
-            positive.detach().contiguous().numpy(),
-            shifts.positive,
-            np.float32(1 / temperature),
-            logits.numpy(),
-            top[:, 0].numpy(),
-            terms.numpy(),
-            terms.sum(1).numpy(),
-            frozen(ends.positive_ids),
-            frozen(ends.negative_ids),
-            order,
-            index,
-            share,
-            singles,
-            grad_starts.numpy(),
-            grad_positive.numpy(),
-        )
-        weights = terms.mul_(torch.from_numpy(share)[:, None]).add_(torch.from_numpy(singles))
-        scale = 1 / (temperature * len(group))
-        grad_anchor = torch.zeros_like(anchor)
-        grad_anchor[torch.from_numpy(used)] = grad_starts.addmm_(weights, negative).mul_(scale)
-        ctx.save_for_backward(grad_anchor, grad_positive.mul_(scale), (weights.T @ starts).mul_(scale))
-        return anchor.new_tensor(total / len(group))
+        anchor_ids = NO_IDS if ends.anchor_ids is None else ends.anchor_ids
+        ids = frozen(anchor_ids), frozen(ends.positive_ids), frozen(ends.negative_ids)
+        with team():  # products of some hundred rows: on one thread
+            loss = grouped(
+                SGEMM, sides, (frozen(ends.anchor), frozen(ends.positive)), ids, order, (shifts.positive, shifts.negative),
+                np.float32(1 / temperature), gradients,
+            )  # fmt: skip
+        ctx.gradients = [torch.from_numpy(gradient) for gradient in gradients]
+        return anchor.new_tensor(loss)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *(gradient * grads[0] for gradient in ctx.saved_tensors), None, None, None
-
-
-@numba.njit(cache=True, nogil=True)
-def _groups(anchor: Ints, n_rows: int) -> tuple[Ints, Ints]:
-    """Return the rows that are an anchor, in order, ``[A]``, and the place of every edge's anchor among them, ``[E]``."""
-    place = np.zeros(n_rows, np.int64)
-    for row in anchor:
-        place[row] = 1
-    used = np.flatnonzero(place)
-    for group in range(len(used)):
-        place[used[group]] = group
-    return used, place[anchor]
-
-
-@numba.njit(cache=True, nogil=True)
-def _index(negative_ids: Ints, order: Ints) -> Ints:
-    """Return a hash from id to 1 + its first place in the order that sorts the negatives, ``[M]``; 0 is free."""
-    size = 4
-    while size < 4 * len(negative_ids):
-        size *= 2
-    index = np.zeros(size, np.int64)
-    for place in range(len(order)):
-        value = negative_ids[order[place]]
-        if place and negative_ids[order[place - 1]] == value:
-            continue
-        slot = np.int64(mix64(np.uint64(value))) & (size - 1)
-        while index[slot]:
-            slot = (slot + 1) & (size - 1)
-        index[slot] = place + 1
-    return index
-
-
-@numba.njit(cache=True, nogil=True)
-def _find(value: int, negative_ids: Ints, order: Ints, index: Ints) -> int:
-    """Return the first place of ``value`` in the order of the negatives, or M."""
-    slot = np.int64(mix64(np.uint64(value))) & (len(index) - 1)
-    while index[slot]:
-        if negative_ids[order[index[slot] - 1]] == value:
-            return int(index[slot] - 1)
-        slot = (slot + 1) & (len(index) - 1)
-    return len(order)
-
-
-@numba.njit(cache=True, nogil=True)
-def _mask(logits: Floats, anchor_ids: Ints, negative_ids: Ints, order: Ints, index: Ints) -> None:
-    """Leave out the negatives that are the anchor."""
-    for group in range(len(anchor_ids)):
-        place = _find(anchor_ids[group], negative_ids, order, index)
-        while place < len(order) and negative_ids[order[place]] == anchor_ids[group]:
-            logits[group, order[place]] = -np.inf
-            place += 1
-
-
-@numba.njit(cache=True, nogil=True)
-def _edges(
-    group: Ints,
-    positive: Ints,
-    starts: Floats,
-    rows: Floats,
-    shift: Floats,
-    scale: np.float32,
-    logits: Floats,
-    top: Floats,
-    terms: Floats,
-    sums: Floats,
-    positive_ids: Ints,
-    negative_ids: Ints,
-    order: Ints,
-    index: Ints,
-    share: Floats,
-    singles: Floats,
-    grad_starts: Floats,
-    grad_rows: Floats,
-) -> float:
-    """Add every edge's loss, its gradient by the positive logit to both ends, and its weight of the anchor's terms.
-
-    ``terms [A, M]`` are ``exp(logits - top)`` and ``sums [A]`` their sums: all that an edge needs of its negatives.
-    """
-    total = 0.0
-    for edge in range(len(group)):
-        a, p = group[edge], positive[edge]
-        logit = np.float32(0)
-        for d in range(starts.shape[1]):
-            logit += starts[a, d] * rows[p, d]
-        logit = logit * scale - shift[p]
-        first = last = _find(positive_ids[p], negative_ids, order, index)
-        hits = np.float32(0)
-        while last < len(order) and negative_ids[order[last]] == positive_ids[p]:
-            hits += terms[a, order[last]]
-            last += 1
-        if hits <= np.float32(0.5) * sums[a]:
-            high = max(top[a], logit)
-            weight = np.exp(top[a] - high)
-            denominator = np.exp(logit - high) + (sums[a] - hits) * weight
-            share[a] += weight / denominator
-            for place in range(first, last):
-                singles[a, order[place]] -= terms[a, order[place]] * weight / denominator
-        else:
-            high, denominator = _single(logit, positive_ids[p], logits[a], negative_ids, singles[a])
-        total += high - logit + np.log(denominator)
-        pull = np.exp(logit - high) / denominator - np.float32(1)
-        for d in range(starts.shape[1]):
-            grad_starts[a, d] += pull * rows[p, d]
-            grad_rows[p, d] += pull * starts[a, d]
-    return total
-
-
-@numba.njit(cache=True, nogil=True)
-def _single(
-    logit: np.float32, positive_id: int, logits: Floats, negative_ids: Ints, weights: Floats
-) -> tuple[np.float32, np.float32]:
-    """Return maximum and denominator of an edge whose positive is among the negatives, left out there; add its weights."""
-    high = logit
-    for n in range(len(logits)):
-        if negative_ids[n] != positive_id:
-            high = max(high, logits[n])
-    denominator = np.exp(logit - high)
-    for n in range(len(logits)):
-        if negative_ids[n] != positive_id:
-            denominator += np.exp(logits[n] - high)
-    for n in range(len(logits)):
-        if negative_ids[n] != positive_id:
-            weights[n] += np.exp(logits[n] - high) / denominator
-    return high, denominator
+        return *(gradient * grads[0] for gradient in ctx.gradients), None, None, None

@@ -68,8 +68,9 @@ class ReplayConfig(
     seed: int = 0
     """Of all random draws; each is counted on it, so that a run repeats."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 1
-    """Threads of the models; 0 takes the cores that the process may use. More than one gains a tenth on cores that nobody else
-    uses, and loses much on busy ones: steps are small. Digests are equal only for equal thread counts."""
+    """Threads of the models; 0 takes the cores that the process may use. It is torch's number and that of the threads between
+    which a step's layers, attention and similarities are cut. A second one gains a sixth to a quarter of a step on cores that
+    nobody else uses; on busy ones it costs time. Digests are equal only for equal thread counts."""
     device: str = "cpu"
     """cpu or cuda."""
     deterministic: bool = False

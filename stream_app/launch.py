@@ -126,7 +126,8 @@ def check_same(folder: RunFolder, config: RunConfig) -> None:
 
 
 def set_threads(config: RunConfig) -> None:
-    """Give torch its threads, where the models have brought it in; before anything is on a device."""
+    """Give torch its threads, where the models have brought it in, and with them the step (:mod:`learners.threads`); before
+    anything is on a device."""
     if "torch" not in sys.modules:
         return
     import torch
