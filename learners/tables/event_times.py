@@ -69,12 +69,12 @@ class EventTimes:
         self.first[rows], self.last[rows] = self._codes(first), self._codes(last)
 
     @property
-    def base(self) -> Times:
+    def state_of_base(self) -> Times:
         """What is added to a code that is not 0, int64 ``[1]``; ``[0]`` before the first time and where times are wide."""
         return np.array([] if self.wide or self._base is None else [self._base], np.int64)
 
     def put_codes(self, rows: Part, first: npt.NDArray[Any], last: npt.NDArray[Any], base: Times) -> None:
-        """Write what rows of another's :attr:`first` and :attr:`last` hold, whose :attr:`base` is given.
+        """Write what rows of another's :attr:`first` and :attr:`last` hold, whose :attr:`state_of_base` is given.
 
         Raises:
             ValueError: ours hold codes of another base.
@@ -113,7 +113,7 @@ def coded(first: Times, last: Times) -> dict[str, npt.NDArray[Any]]:
     """Return the state of times in ms, as checkpoints of format 1 hold them, ``[N]`` each."""
     times = EventTimes(np.zeros(len(first), np.uint32), np.zeros(len(last), np.uint32))
     times.put(slice(None), first, last)
-    return {"first": times.first, "last": times.last, "ts_base": times.base}
+    return {"first": times.first, "last": times.last, "ts_base": times.state_of_base}
 
 
 @numba.njit(cache=True, nogil=True)

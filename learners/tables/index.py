@@ -206,7 +206,7 @@ class RowIndex:
             "count": self.count[part],
             "first": self.times.first[part],
             "last": self.times.last[part],
-            "ts_base": self.times.base,
+            "ts_base": self.times.state_of_base,
             "free": self.free,
             "evicted_total": np.array(self.evicted_total, np.int64),
             **self.admission.state(),
