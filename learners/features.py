@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from learners.batch import CANDIDATES, Batch
 from learners.crossed import crossed
+from learners.float_columns import as_matrix, fill_ages, length_and_recency, request_times
 from learners.layers import Standardise, pool
 from learners.learner import State
 from learners.models import ModelContext
@@ -29,13 +29,11 @@ from learners.tables.index import Keys
 from learners.tables.together import Asked, asked_together, look_up_together
 from learners.vector_inputs import VectorInputs
 
-HOUR_MS = 3_600_000.0
 PRIOR = 20.0  # impressions that the stream's own click rate counts for
 NO_KEYS: Keys = np.zeros(0, np.int64)
 MAY_HAVE_MORE = ("item", "query")
 """Tables whose last use is what a network looks up beside the batch's own ids, none by default."""
 Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -297,8 +295,8 @@ class Inputs(nn.Module):
         def make() -> Floats:
             columns: list[npt.NDArray[Any]] = [batch.values(name) for name in self.request_floats]
             for name in self.sequences:
-                columns += _length_and_recency(batch, name)
-            return _columns(columns, batch.n_requests)
+                columns += length_and_recency(batch, name)
+            return as_matrix(columns, batch.n_requests)
 
         key = ("request floats", *self.request_floats, None, *self.sequences)
         return torch.from_numpy(batch.block.once(key, make)).to(batch.device)
@@ -307,13 +305,13 @@ class Inputs(nn.Module):
         """Return the candidates' float features as they are given, ``[C, n]``."""
         key = ("candidate floats", *self.candidate_floats)
         return batch.block.once(
-            key, lambda: _columns([batch.values(name) for name in self.candidate_floats], batch.n_candidates)
+            key, lambda: as_matrix([batch.values(name) for name in self.candidate_floats], batch.n_candidates)
         )
 
     def _candidate_floats(self, batch: Batch) -> Tensor:
         floats = self._given(batch)
         if self.config.statistics:
-            floats = _columns([*floats.T, *self._statistics(batch)], batch.n_candidates)
+            floats = as_matrix([*floats.T, *self._statistics(batch)], batch.n_candidates)
         return torch.from_numpy(floats).to(batch.device)
 
     def _positions(self, batch: Batch) -> Tensor:
@@ -330,40 +328,6 @@ class Inputs(nn.Module):
         asked, now = batch.distinct(*self._asked["item"]).first(), request_times(batch)
         places, (count, first_ts) = asked.places[0].numpy(), self.tables["item"].statistics(asked.keys)
         age_hours = np.empty(len(now))
-        _ages(places, count, first_ts, now, age_hours)
+        fill_ages(places, count, first_ts, now, age_hours)
         impressions, rate = self.rates.lately(asked, now)
         return [np.log1p(count)[places], np.log1p(age_hours), np.log1p(impressions), np.log(rate)]
-
-
-def request_times(batch: Batch) -> Keys:
-    """Return the time of each candidate's request, UTC ms, int64 ``[C]``."""
-    return batch.block.once("request times", lambda: batch.ids("ts")[batch.request_of().cpu().numpy()])
-
-
-def _length_and_recency(batch: Batch, sequence: str) -> tuple[Floats, Floats]:
-    """Return log(1 + length) and log(1 + seconds since the newest entry, NaN without one) of a sequence, ``[R]`` each."""
-    times, offsets = batch.ragged(f"{sequence}.ts")
-    length, seconds = np.empty((2, batch.n_requests))
-    _since_newest(batch.ids("ts"), times, offsets, length, seconds)
-    return np.log1p(length).astype(np.float32), np.log1p(seconds).astype(np.float32)
-
-
-@numba.njit(cache=True, nogil=True)
-def _ages(places: Keys, count: Keys, first_ts: Keys, now: Keys, hours: Doubles) -> None:
-    for i in range(len(places)):
-        at = places[i]
-        hours[i] = max(now[i] - first_ts[at], 0) / HOUR_MS if count[at] > 0 else 0.0
-
-
-@numba.njit(cache=True, nogil=True)
-def _since_newest(now: Keys, times: Keys, offsets: Keys, length: Doubles, seconds: Doubles) -> None:
-    for r in range(len(now)):
-        length[r] = offsets[r + 1] - offsets[r]
-        seconds[r] = max(now[r] - times[offsets[r + 1] - 1], 0) / 1000.0 if length[r] > 0 else np.nan
-
-
-def _columns(columns: list[npt.NDArray[Any]], n: int) -> Floats:
-    joined = np.empty((n, len(columns)), np.float32)
-    for at, column in enumerate(columns):
-        joined[:, at] = column
-    return joined

@@ -36,7 +36,8 @@ from learners.batch import CANDIDATES, Batch
 from learners.ccl import CCL, CCLConfig, Session
 from learners.ccl_pairs import PairBuffer, under_one_name
 from learners.ccl_stream import CCLStream, Pace
-from learners.features import HOUR_MS, Encoded, Inputs, NetworkConfig
+from learners.features import Encoded, Inputs, NetworkConfig
+from learners.float_columns import HOUR_MS
 from learners.learner import Learner, Scores, State, Stats
 from learners.models import ModelContext
 from learners.network import ClickNetwork, Forward, NeuralLearner, clicked
