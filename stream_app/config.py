@@ -69,8 +69,8 @@ class ReplayConfig(
     """Of all random draws; each is counted on it, so that a run repeats."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 1
     """Threads of the models; 0 takes the cores that the process may use. It is torch's number and that of the threads between
-    which a step's layers, attention and similarities are cut. A second one gains a sixth to a quarter of a step on cores that
-    nobody else uses; on busy ones it costs time. Digests are equal only for equal thread counts."""
+    which a step's layers, attention and similarities are cut. A second one is for cores that nobody else uses: on busy ones
+    it costs time. Digests are equal only for equal thread counts."""
     device: str = "cpu"
     """cpu or cuda."""
     deterministic: bool = False
