@@ -5,9 +5,8 @@
     python benchmarks/replay.py --quick
 
 Without --log a generated one is joined first. All sides score and learn every request (``immediate``). The replay also reads,
-decodes, merges, prepares its batches ahead and counts its metrics, which the learner fed from memory leaves out or does in its
-steps; "from raw events" it joins them too, on the fly. Ratios are of wall time, of CPU time
-of the thread that learns (what it does itself, and so what is left where other threads find a free core) and of the process.
+decodes and merges on another thread and counts its metrics on a third, which the learner fed from memory leaves out; "from raw
+events" it joins them too, on the fly. Ratios are of wall time, of CPU time of the thread that learns (what it does itself, and so what is left where other threads find a free core) and of the process.
 
 --laps replays the log's samples so often in a row, each lap later in time and with ids of its own: a long stream of new ids
 whose tables meet their bound; --minutes ends it after so much time. Memory is anonymous memory, each minute; last comes the
@@ -28,13 +27,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import torch
 
 from learners.samples import Ragged, SampleBlock, SampleSchema
 from stream_app.config import Layer, RunConfig, read_layer, resolve
 from stream_app.inspect import JOINER
 from stream_app.join import join_log
-from stream_app.launch import with_defaults
+from stream_app.launch import set_threads, with_defaults
 from stream_app.log_config import joined_layers, log_layers, write_joined, write_log_config
 from stream_app.profile import Profile
 from stream_app.replay import Replay, Step, build_entrants
@@ -232,7 +230,7 @@ def main() -> None:
         layers = [*joined_layers(folder), *([read_layer(options.config)] if options.config else [])]
         flags = {"models": (options.model,), "eval": "immediate", "threads": options.threads, "bootstrap": 0}
         config = with_defaults(resolve([*layers, Layer("the benchmark", {"replay": flags})]))
-        torch.set_num_threads(config.replay.threads)
+        set_threads(config)
         if options.laps:
             with open_log(folder) as log:
                 blocks = in_memory(open_source(log, config.join, Profile()), config, requests)

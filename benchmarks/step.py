@@ -7,9 +7,10 @@ Each turn runs every model, ours and plain, with 1 and with 2 threads, so that a
 ones are the models as they are usually written (:mod:`benchmarks.plain`): one row per impression, histories padded to 50,
 ``nn.Embedding(sparse=True)``, layers of the same widths; they see items alone, so ours stand beside them on items alone. EGIN's
 is there twice, with the edges of its graph per impression like all else, and once per request. Both sides score and learn.
-Blocks are decoded and prepared (plain: padded) ahead on a thread, as in a replay; CPU time is that of all threads. Stages are
-the shares of one more run under the profiler; the limit is the speed of matrix products and of copies, measured in the same
-run. Without --log a generated log is joined first.
+A step decodes its block too. With --ahead all that needs the block alone (plain: padding) is made on another thread, which
+gains nothing on the CPU: the two threads wait for each other's Python. CPU time is that of all threads. Stages are the shares of one
+more run under the profiler; the limit is the speed of matrix products and of copies, measured in the same run. Without --log a
+generated log is joined first.
 """
 
 from __future__ import annotations
@@ -60,13 +61,17 @@ STAGES = {
 Step = Callable[[SampleBlock], Any]
 
 
-def measured(step: Step, blocks: list[SampleBlock]) -> tuple[float, float]:
+def measured(step: Step, blocks: list[SampleBlock], ahead: bool = False) -> tuple[float, float]:
     """Return impressions per second of wall time and of CPU time, of all threads."""
     n = sum(block.n_candidates for block in blocks)
     wall, cpu = time.perf_counter(), time.process_time()
-    with contextlib.closing(prefetch(prepared(step, blocks), Profile())) as ahead:
-        for block in ahead:
-            step(block)
+    if ahead:
+        with contextlib.closing(prefetch(prepared(step, blocks), Profile())) as ready:
+            for block in ready:
+                step(block)
+    else:
+        for block in blocks:
+            step(SampleBlock(block.batch, block.schema))  # a block keeps what was made of it
     return n / (time.perf_counter() - wall), n / (time.process_time() - cpu)
 
 
@@ -148,6 +153,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, action="append", help="repeatable; 1 and 2 by default")
+    parser.add_argument("--ahead", action="store_true", help="prepare the blocks on another thread")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -173,7 +179,7 @@ def main() -> None:
             for name, value in limits().items():
                 limit[name] = max(limit.get(name, 0.0), value)
             for name, make in makers.items():
-                wall, cpu = measured(make(), blocks)
+                wall, cpu = measured(make(), blocks, options.ahead)
                 row = results.setdefault(f"{name}, {threads} threads", {"per_s": [], "per_cpu_s": []})
                 row["per_s"].append(wall)
                 row["per_cpu_s"].append(cpu)

@@ -26,12 +26,15 @@ class Learner(abc.ABC):
     tells_items_apart: bool = True
     """Whether an item's own history of clicks moves its score; False for rules of place, which the check for it passes over."""
 
+    prepares_ahead: bool = True
+    """Whether :meth:`prepare` on another thread gains time."""
+
     def prepare(self, block: SampleBlock) -> None:  # noqa: B027 - a learner may leave all of it to the step
         """Make ahead what a step on the block needs of the block alone, and keep it there (:meth:`SampleBlock.once`).
 
-        Called on another thread while blocks before it are learned, or not at all: so it reads no state that learning changes,
-        and scores and what is learned have the same bits without it. A few calls that leave Python are worth it; the rest takes
-        the interpreter from the step. What it raises comes where the block does.
+        Called on another thread while blocks before it are learned, where :attr:`prepares_ahead`, or not at all: so it reads no
+        state that learning changes, and scores and what is learned have the same bits without it. A few calls that leave Python
+        are worth it; the rest takes the interpreter from the step. What it raises comes where the block does.
         """
 
     @abc.abstractmethod

@@ -85,6 +85,9 @@ class NeuralLearner(Learner):
 
     def __init__(self, network: ClickNetwork, rate: float, device: str = "cpu") -> None:
         self.device = torch.device(device)
+        # On the CPU a step comes back to Python after each of its short kernels: two threads that hand the interpreter's lock
+        # to and fro lose more than they share (benchmarks/step.py --ahead).
+        self.prepares_ahead = self.device.type != "cpu"
         self.network = network.to(self.device)
         on_cpu = self.device.type == "cpu"
         parameters = list(self.network.parameters())

@@ -25,6 +25,9 @@ from stream_app.topics import Log
 DEFAULT_MODELS = ("egin",)
 FEW_STEPS = 100
 """A run of fewer steps tells little about a network, and says so."""
+SWITCH_SECONDS = 1e-4
+"""A step takes the interpreter back after each of its kernels, some hundred times; where the threads that read and count may
+keep it for Python's 5 ms, it waits for them. A replay takes .9 of the time so (benchmarks/replay.py)."""
 
 __all__ = ["Launched", "check_same", "launch", "say", "set_threads", "with_defaults"]
 
@@ -133,6 +136,7 @@ def set_threads(config: RunConfig) -> None:
     import torch
 
     torch.set_num_threads(config.replay.threads)
+    sys.setswitchinterval(SWITCH_SECONDS)
     if config.replay.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by torch.use_deterministic_algorithms
         torch.use_deterministic_algorithms(True)

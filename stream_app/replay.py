@@ -191,11 +191,13 @@ class Replay:
         return iter(reader)
 
     def _prepared(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Have the models prepare each batch, on the thread that reads ahead."""
+        """Have the models that gain by it prepare each batch, on the thread that reads ahead."""
+        learners = [entrant.learner for entrant in self.entrants if entrant.learner.prepares_ahead]
         for batch in batches:
-            with self._profile.stage("prepare"):
-                for entrant in self.entrants:
-                    entrant.learner.prepare(batch.block)
+            if learners:
+                with self._profile.stage("prepare"):
+                    for learner in learners:
+                        learner.prepare(batch.block)
             yield batch
 
     def _score_what_was_shown(self, ts: int) -> None:

@@ -171,9 +171,10 @@ class Trainer:
         return True
 
     def prepare(self, block: SampleBlock) -> None:
-        """Have the models prepare a step; on any thread."""
+        """Have the models that gain by it prepare a step; on any thread."""
         for entrant in self.entrants:
-            entrant.learner.prepare(block)
+            if entrant.learner.prepares_ahead:
+                entrant.learner.prepare(block)
 
     def learn(self, block: SampleBlock) -> None:
         """Score a step and learn it; nothing is kept or judged."""
