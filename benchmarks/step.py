@@ -3,14 +3,14 @@
     python benchmarks/step.py --log DIR [--config FILE] [--model egin] [--requests N] [--turns 3]
     python benchmarks/step.py --quick
 
-Each turn runs every model, ours and plain, with 1 and with 2 threads, so that a busy machine slows all of them alike. The plain
-ones are the models as they are usually written (:mod:`benchmarks.plain`): one row per impression, histories padded to 50,
-``nn.Embedding(sparse=True)``, layers of the same widths; they see items alone, so ours stand beside them on items alone. EGIN's
-is there twice, with the edges of its graph per impression like all else, and once per request. Both sides score and learn.
-A step decodes its block too. With --ahead all that needs the block alone (plain: padding) is made on another thread, which
-gains nothing on the CPU: the two threads wait for each other's Python. CPU time is that of all threads. Stages are the shares of one
-more run under the profiler; the limit is the speed of matrix products and of copies, measured in the same run. Without --log a
-generated log is joined first.
+Each turn runs every model, ours and plain, with 1 and with 2 threads, so that a busy machine slows all of them alike. The
+plain ones are the models as they are usually written (:mod:`benchmarks.plain`): one row per impression, histories padded to
+50, ``nn.Embedding(sparse=True)``, layers of the same widths; they see items alone, so ours stand beside them on items alone.
+EGIN's is there twice, with the edges of its graph per impression like all else, and once per request. Both sides score and
+learn. A step decodes its block too. With --ahead all that needs the block alone (plain: padding) is made on another thread,
+which gains nothing on the CPU: the two threads wait for each other's Python. CPU time is that of all threads. Stages are the
+shares of one more run under the profiler; the limit is the speed of matrix products and of copies, measured in the same run.
+Without --log a generated log is joined first.
 """
 
 from __future__ import annotations
