@@ -99,9 +99,14 @@ def product(sgemm: int, a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: F
         turn_b: whether it is.
         out: see above.
         add: to what is there, rather than in its place.
+
+    Raises:
+        ValueError: the sizes do not fit: a BLAS would read and write beyond the arrays.
     """
     m, n = out.shape
     k = a.shape[0] if turn_a else a.shape[1]
+    if (a.shape[1] if turn_a else a.shape[0]) != m or b.shape != ((n, k) if turn_b else (k, n)):
+        raise ValueError("sizes of the factors and of their product do not fit")
     if m == 0 or n == 0:
         return
     if sgemm == 0 or k == 0:
@@ -120,7 +125,7 @@ def _stride(matrix: Floats) -> Any:
     return max(matrix.strides[0] // 4, matrix.shape[1], 1)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})  # a NaN may come, and stays one
 def _loops(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, add: bool, n_sums: int) -> None:
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):

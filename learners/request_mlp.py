@@ -79,6 +79,9 @@ class RequestMLP(nn.Module):
             candidate: columns of the candidates, together of ``candidate_dim``.
             request: ``[R, Dr]``.
             request_of: request of each candidate, int64 ``[C]``.
+
+        Raises:
+            ValueError: they are not as wide as the weights (on the CPU; elsewhere torch says so).
         """
         if request_of.device.type != "cpu":
             return self.plain(candidate, request, request_of)
@@ -111,8 +114,19 @@ class RequestMLP(nn.Module):
             request_weight = None if self.request is None else self.request.weight
             own = [self.candidate.weight, request_weight, self.candidate.bias, *self.rest.parameters()]
             self._own = cast(list[nn.Parameter | None], own)
+        self._check_widths(candidate, request)
         plan, tensors = _plan(candidate, request if self._own[1] is not None else None, request_of)
         return mlp_passes.logits(plan, self._own, tensors, click)
+
+    def _check_widths(self, candidate: Sequence[Part | SlotPart], request: Tensor) -> None:
+        """Refuse inputs that are not as wide as the weights: slices of these would be cut short without a word."""
+        width = sum(part.embedding.width if isinstance(part, SlotPart) else part.rows.shape[1] for part in candidate)
+        if width != self.candidate.in_features:
+            raise ValueError(f"RequestMLP was made for candidates of width {self.candidate.in_features}, these have {width}")
+        if self.request is not None and request.shape[1] != self.request.in_features:
+            raise ValueError(
+                f"RequestMLP was made for requests of width {self.request.in_features}, these have {request.shape[1]}"
+            )
 
     def plain(self, candidate: Sequence[Part | SlotPart], request: Tensor, request_of: Tensor) -> Tensor:
         """Return what :meth:`forward` returns, layer by layer in torch over the whole input."""

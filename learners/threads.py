@@ -8,6 +8,7 @@ more than the task it is at; what a task computes depends on the cut alone, so r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -56,11 +57,18 @@ class Team:
         if self.n == 1 or len(tasks) < 2:
             return [task() for task in tasks]
         job = _Job(tasks)
-        _pool.call(min(self.n, len(tasks)) - 1, job)
+        interrupt = None
         try:
+            _pool.call(min(self.n, len(tasks)) - 1, job)
             job.work()
         finally:
-            job.end()  # nobody works on the caller's arrays once it goes on
+            while not job.ended:  # nobody works on the caller's arrays once it goes on, wherever an interrupt comes
+                try:
+                    job.end()
+                except KeyboardInterrupt as error:
+                    interrupt = error
+        if interrupt is not None:
+            raise interrupt
         return job.results()
 
 
@@ -80,6 +88,7 @@ class _Job:
         self._entered: list[None] = []
         self._left_again: list[None] = []
         self._exits: SimpleQueue[None] = SimpleQueue()
+        self.ended = False
 
     def work(self) -> None:
         """Take tasks until none is left."""
@@ -101,19 +110,14 @@ class _Job:
         self._exits.put(None)
 
     def end(self) -> None:
-        """Leave no task to be taken, wait for those that were, and let go of what they hold."""
+        """Leave no task to be taken, wait for those that were, and let go of what they hold; an interrupt may cut it short, and
+        then it has not ended."""
         self._open.clear()
-        interrupt = None
         while len(self._left_again) < len(self._entered):  # read in this order: who enters in between finds nothing to take
-            try:
+            with contextlib.suppress(Empty):
                 self._exits.get(timeout=1.0)
-            except Empty:
-                continue
-            except KeyboardInterrupt as error:
-                interrupt = error
         self._tasks = ()
-        if interrupt is not None:
-            raise interrupt
+        self.ended = True
 
     def results(self) -> list[Any]:
         """Return the results once, or raise."""

@@ -47,6 +47,13 @@ def test_what_was_there_does_not_count_unless_added_to() -> None:
         out[:] = np.nan
 
 
+@pytest.mark.parametrize("shapes", [((2, 3), (4, 5), (2, 5)), ((2, 3), (3, 5), (1, 5)), ((2, 3), (3, 5), (2, 6))])
+def test_sizes_that_do_not_fit_are_refused(shapes: tuple[tuple[int, int], ...]) -> None:
+    a, b, out = (np.zeros(shape, np.float32) for shape in shapes)
+    with pytest.raises(ValueError, match="do not fit"):
+        product(SGEMM, a, False, b, False, out, False)
+
+
 def test_nan_stays_nan() -> None:
     a, out = np.array([[np.nan, 0.0]], np.float32), np.empty((1, 1), np.float32)
     for sgemm in {SGEMM, 0}:

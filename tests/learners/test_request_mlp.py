@@ -155,11 +155,18 @@ def test_a_score_is_of_the_same_bits_whether_it_is_learned_or_not(threads: int) 
     assert torch.equal(scored, case.mlp.learn(*case.given, *case.click())[0].detach())
 
 
+@pytest.mark.parametrize(("candidate", "request_dim"), [(4, 2), (6, 2), (5, 1), (5, 3)])
+def test_inputs_of_another_width_are_refused(candidate: int, request_dim: int) -> None:
+    mlp, of = RequestMLP(5, 2, (3,)), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="was made for"):
+        mlp([Part(torch.zeros(4, 3)), Part(torch.zeros(2, candidate - 3), of)], torch.zeros(1, request_dim), of)
+
+
 def test_one_slot_part_is_the_limit() -> None:
     encoder = SimExtract(2, 3, 2, 1)
     slots = SlotPart(encoder, encoder.slots(torch.ones(1, 2), torch.ones(2, 2), torch.tensor([0, 2])))
     with pytest.raises(ValueError, match="one SlotPart"):
-        RequestMLP(4, 0, (3,))([slots, slots], torch.zeros(1, 0), torch.zeros(1, dtype=torch.int64))
+        RequestMLP(2 * encoder.width, 0, (3,))([slots, slots], torch.zeros(1, 0), torch.zeros(1, dtype=torch.int64))
 
 
 @given(seed=st.integers(0, 1000), newest=st.booleans(), max_history=st.sampled_from([0, 3, 12]))

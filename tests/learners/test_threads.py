@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learners import threads as module
 from learners.threads import Team, team
 
 
@@ -104,6 +105,38 @@ def test_an_interrupt_waits_for_the_other_thread() -> None:
         threads.run([other, other])
     assert done.is_set()
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("name", ["_Job.work", "_Job.end", "_Pool.call"])
+def test_an_interrupt_between_tasks_waits_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes as the caller's thread enters or leaves one of the steps around its tasks."""
+    torch.set_num_threads(2)
+    begun, done = threading.Event(), threading.Event()
+    kind, step = name.split(".")
+    whole = getattr(getattr(module, kind), step)
+    interrupts = [KeyboardInterrupt]
+
+    def cut(*given: object) -> None:
+        if step == "call":
+            whole(*given)
+        if threading.current_thread() is threading.main_thread() and interrupts:
+            assert begun.wait(timeout=60)
+            raise interrupts.pop()
+        if step != "call":
+            whole(*given)
+
+    def task() -> None:
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            time.sleep(0.2)
+            done.set()
+        else:
+            assert begun.wait(timeout=60)
+
+    monkeypatch.setattr(getattr(module, kind), step, cut)
+    with pytest.raises(KeyboardInterrupt), team() as threads:
+        threads.run([task, task])
+    assert done.is_set()
 
 
 def test_several_callers_do_not_mix() -> None:
