@@ -23,9 +23,10 @@ import msgspec
 from stream_app.durable_join import JoinReport
 from stream_app.freed_memory import GivesBack, use_system_pool
 from stream_app.join_messages import TO_JOINERS, Assign, Deliver, Done, Failed, Renew, Revoke, Setup, Told, encode
+from stream_app.join_thread import JoinThread
 from stream_app.kafka_config import KafkaConfig
 from stream_app.lease import Lease
-from stream_app.live_join import JoinThread, LivePartition
+from stream_app.live_join import LivePartition
 from stream_app.snapshots import Snapshots
 from stream_app.topics import Log, TopicError
 from stream_app.topics.kafka import open_kafka

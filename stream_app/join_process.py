@@ -61,7 +61,7 @@ class SharedLease(Lease):
 
 
 class JoinProcess:
-    """:class:`~stream_app.live_join.JoinThread` by another process; may be asked from any thread.
+    """:class:`~stream_app.join_thread.JoinThread` by another process; may be asked from any thread.
 
     Args:
         setup: what the process is started with.

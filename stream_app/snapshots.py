@@ -134,10 +134,15 @@ class Snapshots:
             read_header(draft)
         except StateError as error:
             shutil.rmtree(draft)
+            which = f"snapshot {_manifest_path(manifest)} in {self.where}"
+            if not isinstance(error.__cause__, msgspec.DecodeError):  # A full disk, for one, is no reason to delete anything.
+                raise SnapshotError(
+                    f"{which} cannot be opened in {draft} ({error.__cause__}); if that is not the disk's fault, delete that "
+                    "manifest, and the one before it counts"
+                ) from error
             raise SnapshotError(
-                f"snapshot {_manifest_path(manifest)} in {self.where} is of a joiner's state that this version does not read "
-                f"({error.__cause__}): stop the workers, delete {self.where} and each one's --state, and start them again: "
-                "they join the raw topics from the beginning"
+                f"{which} is of a joiner's state that this version does not read ({error.__cause__}): stop the workers, delete "
+                f"{self.where} and each one's --state, and start them again: they join the raw topics from the beginning"
             ) from error
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)

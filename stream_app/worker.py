@@ -1,4 +1,4 @@
-"""The Kafka worker: faust brings membership, assignment and delivery; joining is :mod:`stream_app.live_join`'s.
+"""The Kafka worker: faust brings membership, assignment and delivery; joining is :mod:`stream_app.join_thread`'s.
 
 Agents append raw records to the inboxes of their partitions, all that was fetched of a partition in one write. Of partitions
 whose inbox is full nothing is taken from the client, which then fetches no more of them. What agents drop (a partition that is

@@ -2,7 +2,8 @@
 
 1. The fingerprint names the source files (name, size, hashes of both ends), the importer, its options and the limit. Options at
    their defaults are not in it: a version that has more options goes on with what an earlier one began.
-2. Before the first append the book gets the ends of all raw topics: the *base*.
+2. Just before the first append the book gets the ends of all raw topics: the *base*. What ends earlier, as a wrong option does,
+   leaves nothing behind.
 3. Batches are appended; nothing else is written.
 4. After the last append the book says that the import is done, with its report.
 
@@ -32,7 +33,7 @@ from stream_app.topics import Log
 from .books import Book, ImportState
 from .source import SourceError
 
-__all__ = ["Asked", "asked", "begin", "fingerprint", "skips"]
+__all__ = ["Asked", "asked", "begin", "begun", "fingerprint", "skips"]
 
 _END_BYTES: Final = 1 << 20
 _FORMAT: Final = 2
@@ -86,8 +87,8 @@ def fingerprint(wanted: Asked) -> str:
     return digest.hexdigest()[:16]
 
 
-def begin(book: Book, identity: str, wanted: Asked, log: Log) -> tuple[ImportState, bool]:
-    """Return the state of an import, and whether an earlier run had begun it.
+def begun(book: Book, identity: str, wanted: Asked, log: Log) -> ImportState | None:
+    """Return the state of an import that an earlier run has begun; None if there was none, or none that appended anything.
 
     Raises:
         SourceError: another import into this log is unfinished: its records could not be told from this one's. Or the import
@@ -96,7 +97,7 @@ def begin(book: Book, identity: str, wanted: Asked, log: Log) -> tuple[ImportSta
     known = book.all(log)
     if identity in known:
         _check_still_there(known[identity], log, book)
-        return known[identity], True
+        return known[identity]
     for other, state in known.items():
         if state.report is None:
             raise SourceError(
@@ -104,6 +105,19 @@ def begin(book: Book, identity: str, wanted: Asked, log: Log) -> tuple[ImportSta
                 f"another one: {_differences(state, wanted)}. Run that one again to finish it, or use {book.place}. (It is "
                 f"{other} in `imports`)"
             )
+    return None
+
+
+def begin(book: Book, identity: str, wanted: Asked, log: Log) -> ImportState:
+    """Put an import that nobody has begun into the book, just before its first append; return its state.
+
+    Not earlier: one that a wrong option or a bad row ends before it has appended anything is not in the way of another.
+
+    Raises:
+        SourceError: another import into this log has been begun since.
+    """
+    if begun(book, identity, wanted, log) is not None:
+        raise SourceError(f"another process has begun this import: let that one finish, or use {book.place}")
     state = ImportState(
         kind=wanted.kind,
         files=[file.name for file in wanted.files],
@@ -112,7 +126,7 @@ def begin(book: Book, identity: str, wanted: Asked, log: Log) -> tuple[ImportSta
         limit=wanted.limit,
     )
     book.save(log, identity, state)
-    return state, False
+    return state
 
 
 def _differences(begun: ImportState, wanted: Asked) -> str:

@@ -14,7 +14,7 @@ from stream_app.topics import Log
 
 from .books import Book, FolderBook
 from .pace import Pace
-from .progress import asked, begin, fingerprint, skips
+from .progress import asked, begin, begun, fingerprint, skips
 from .registry import importer_kind
 from .report import ImportReport
 from .source import Importer, ImportOptions, Progress, SourceError, Tally
@@ -100,12 +100,19 @@ def write_source(
     wanted = asked(kind, source.inputs(), options, limit)
     identity = fingerprint(wanted)
     with chosen.claim(identity, log) as claimed:
-        state, resumed = begin(chosen, identity, wanted, claimed)
-        if state.report is not None:
-            return msgspec.structs.replace(state.report, was_done=True)
-        skip = skips(state, claimed, partitions, chosen) if resumed else {}
-        writer = EventWriter(claimed, partitions, skip, resumed and any(map(any, skip.values())), pace, chosen.batch)
-        state.report = msgspec.structs.replace(_write(job, writer, on_progress), resumed=resumed)
+        known = state = begun(chosen, identity, wanted, claimed)
+        if known is not None and known.report is not None:
+            return msgspec.structs.replace(known.report, was_done=True)
+        skip = {} if known is None else skips(known, claimed, partitions, chosen)
+
+        def before_append() -> None:
+            nonlocal state
+            state = state or begin(chosen, identity, wanted, claimed)
+
+        writer = EventWriter(claimed, partitions, skip, any(map(any, skip.values())), pace, chosen.batch, before_append)
+        report = _write(job, writer, on_progress)
+        state = state or begin(chosen, identity, wanted, claimed)  # There was no event at all.
+        state.report = msgspec.structs.replace(report, resumed=known is not None)
         chosen.save(claimed, identity, state)
         return state.report
 

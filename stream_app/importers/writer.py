@@ -6,7 +6,7 @@ and leaving out, per partition, as many records as it had appended (:mod:`.progr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -57,8 +57,9 @@ class _Partitions(dict[str, tuple[bytes, int]]):
 class _Lane:
     """One topic: buffers per partition, and records still to leave out because an earlier run appended them."""
 
-    def __init__(self, topic: Topic, skip: Sequence[int], resumed: bool) -> None:
+    def __init__(self, topic: Topic, skip: Sequence[int], resumed: bool, before_append: Callable[[], None]) -> None:
         self.topic = topic
+        self.before_append = before_append
         self.skip = list(skip)
         self.left_to_skip = sum(skip)
         self.buffers: list[list[Message]] = [[] for _ in range(topic.n_partitions)]
@@ -94,6 +95,7 @@ class _Lane:
         if self.fresh[partition]:
             self.check_follows(partition, messages[0].ts)
             self.fresh[partition] = False
+        self.before_append()
         self.topic.append(partition, messages)
         self.buffers[partition] = []
 
@@ -120,6 +122,7 @@ class EventWriter:
         resumed: whether there was such a run.
         pace: when events are due; None writes them as they come.
         batch: records that go to a partition together, unless events that are due have to be waited for.
+        before_append: called before each append.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class EventWriter:
         resumed: bool,
         pace: Pace | None = None,
         batch: int = BATCH,
+        before_append: Callable[[], None] = lambda: None,
     ) -> None:
         self._log = log
         self._n_partitions = n_partitions
@@ -137,6 +141,7 @@ class EventWriter:
         self._resumed = resumed
         self._pace = pace
         self._batch = batch
+        self._before_append = before_append
         self._partitions = _Partitions(n_partitions)
         self._item_partitions = _Partitions(n_partitions)
         self._encoder = msgspec.json.Encoder()
@@ -150,7 +155,7 @@ class EventWriter:
         name = _TOPICS[kind]
         topic = self._log.create(name, self._n_partitions)
         skip = self._skip.get(name, [0] * self._n_partitions)
-        lane = self._lanes[kind] = _Lane(topic, skip, self._resumed)
+        lane = self._lanes[kind] = _Lane(topic, skip, self._resumed, self._before_append)
         return lane
 
     def write(self, events: Iterable[Event]) -> None:

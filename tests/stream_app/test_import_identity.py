@@ -167,10 +167,12 @@ def test_a_refused_import_says_what_is_different(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = RowsOptions(layout="flat", ts_unit="s", label="label", partitions=1)
 
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     with EmbeddedLog(tmp_path / "log") as log:
+
+        def stop(*_: Any) -> None:
+            if log.topic("impressions").end(0):
+                raise KeyboardInterrupt
+
         with pytest.raises(KeyboardInterrupt):
             run_import("rows", [path], log, tmp_path, options, on_progress=stop)
         for other, limit, said in (
@@ -207,3 +209,30 @@ def test_a_refused_import_says_what_is_different(tmp_path: Path) -> None:
             run_import("rows", [path], log, tmp_path, options)
         earlier.rename(kept)
         assert run_import("rows", [path], log, tmp_path, options).resumed
+
+
+def test_an_import_that_appended_nothing_is_not_in_the_way(tmp_path: Path) -> None:
+    """Refused for an option, for a row, or because it is older than the log: the next one goes on without it."""
+
+    def rows(name: str, first: int) -> Path:
+        path = tmp_path / name
+        events = [
+            {"user_id": n % 9, "request_id": f"{name}{n}", "item_id": 1, "ts": first + n, "label": "bought"} for n in range(90)
+        ]
+        path.write_text("".join(json.dumps(event) + "\n" for event in events))
+        return path
+
+    older, first, newer, other = rows("a.jsonl", S0), rows("b.jsonl", S0 + 900), rows("c.jsonl", S0 + 1_800), rows("d.txt", S0)
+    wrong = RowsOptions(layout="flat", ts_unit="s", label="label", partitions=1)
+    options = msgspec.structs.replace(wrong, positive=("bought",))
+    with EmbeddedLog(tmp_path / "log") as log:
+        for path, chosen, said in ((other, options, "unknown kind of file"), (first, wrong, "bought")):
+            with pytest.raises(SourceError, match=said):
+                run_import("rows", [path], log, tmp_path, chosen)
+        assert not run_import("rows", [first], log, tmp_path, options).resumed
+        for _ in range(2):
+            with pytest.raises(SourceError, match="in the order of time"):
+                run_import("rows", [older], log, tmp_path, options)
+        assert not run_import("rows", [newer], log, tmp_path, options).resumed
+        assert run_import("rows", [first], log, tmp_path, options).was_done
+        assert log.topic("impressions").end(0) == 180

@@ -11,9 +11,10 @@ from typing import NoReturn, cast
 import pytest
 
 from stream_app.inbox import Inbox
+from stream_app.join_thread import JoinThread
 from stream_app.joiner.config import JoinConfig
 from stream_app.lease import Lease, LeaseLostError
-from stream_app.live_join import JoinThread, LivePartition
+from stream_app.live_join import LivePartition
 from stream_app.snapshots import Snapshots
 from stream_app.topics.memory import MemoryLog
 from stream_app.topics.rocks_memory import RocksMemory

@@ -101,6 +101,20 @@ def test_another_machine_goes_on_from_a_snapshot_with_raw_topics_trimmed(
     assert rows(log) == streamed
 
 
+def test_a_snapshot_that_cannot_be_opened_is_not_taken_for_an_older_one(log: MemoryLog, tmp_path: Path) -> None:
+    """All that there is must not be deleted for what may be a full disk, or one snapshot without a file."""
+    kept = Snapshots(str(tmp_path / "kept"))
+    join = opened(log, tmp_path / "here")
+    run(join)
+    taken = kept.save(0, 3, join.checkpoint, tmp_path / "checkpoint")
+    join.close()
+    files = {name: data for name, data in taken.files.items() if not name.startswith("MANIFEST")}
+    with pytest.raises(SnapshotError, match=r"cannot be opened in .*MANIFEST.* the one before it counts") as found:
+        kept.restore(msgspec.structs.replace(taken, files=files), tmp_path / "there")
+    assert "--state" not in str(found.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "kept"]
+
+
 def test_a_snapshot_of_an_older_format_says_what_to_do(log: MemoryLog, tmp_path: Path) -> None:
     kept = Snapshots(str(tmp_path / "kept"))
     join = opened(log, tmp_path / "here")

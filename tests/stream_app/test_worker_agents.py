@@ -14,9 +14,10 @@ from faust.transport.consumer import Consumer
 from faust.types import TP
 
 from stream_app.inbox import Inbox
+from stream_app.join_thread import JoinThread
 from stream_app.kafka_config import KafkaConfig
 from stream_app.lease import Lease
-from stream_app.live_join import JoinThread, LivePartition
+from stream_app.live_join import LivePartition
 from stream_app.topics import Record
 from stream_app.worker import Delivery, batch_message, delivered_topics, make_app, mend_commits
 from stream_app.worker_metrics import WorkerMetrics

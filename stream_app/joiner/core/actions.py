@@ -223,15 +223,23 @@ def act(m: Memory, out: Columns, words: Ints, body: int, offset: int, waiting: i
         m.regs[N_DUPLICATE_ACTIONS] += 1
         return 0
     if not late and m.config[kind + KIND_LABELS] != OUT_OF_REACH:
-        if value < m.config[kind + KIND_LABELS]:
-            m.regs[N_NO_VALUE if value == NO_VALUE else N_LOW_VALUE] += 1
-        elif place < 0 or ts > _window_end(m, request):
-            m.regs[N_ORPHANS] += 1
-        else:
-            _label(m, out, request, user, item, place, ts)
+        _label_if_it_may(m, out, request, user, item, place, ts, value, m.config[kind + KIND_LABELS])
     m.regs[N_NO_DOMAIN] += m.config[kind + KIND_BY_DOMAIN] and not domain
     _remember(m, words, body, user, request, place, kind, domain, query)
     return 0
+
+
+@inner
+def _label_if_it_may(
+    m: Memory, out: Columns, request: int, user: int, item: int, place: int, ts: int, value: int, least: int
+) -> None:
+    """Let an action that came in time label its request, or count why it does not; ``least`` is the value that labels."""
+    if value < least:
+        m.regs[N_NO_VALUE if value == NO_VALUE else N_LOW_VALUE] += 1
+    elif place < 0 or ts > _window_end(m, request):
+        m.regs[N_ORPHANS] += 1
+    else:
+        _label(m, out, request, user, item, place, ts)
 
 
 @inner
