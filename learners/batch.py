@@ -69,8 +69,8 @@ class Batch:
         return self._own(("request", name), lambda: rows_of(self.ragged(name).offsets))
 
     def _own(self, key: Hashable, make: Callable[[], npt.NDArray[Any]]) -> torch.Tensor:
-        """Return an array of the block, made once, as a tensor on the device; nobody writes to it."""
-        return self.block.once(key, lambda: torch.from_numpy(make())).to(self.device)
+        """Return an array of the block, made and moved to the device once; nobody writes to it."""
+        return self.block.once((key, self.device), lambda: torch.from_numpy(make()).to(self.device))
 
     def prepare(self) -> None:
         """Make what every network asks for."""

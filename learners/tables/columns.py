@@ -81,7 +81,7 @@ class Columns:
             column[at] = vectors if name == "weight" else first
 
     def step(self, rows: Rows, grad: torch.Tensor) -> None:
-        """Take one step of the optimiser; arguments as of :func:`learners.tables.optimisers.step`."""
+        """Take one step of the optimiser; arguments as of :func:`learners.tables.optimisers.compiled`."""
         if self.on_cpu:
             self._compiled(*self.arrays, rows, grad.contiguous().numpy())
         else:

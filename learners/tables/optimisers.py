@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from learners.tables.adam import adam, adam_torch
 from learners.tables.config import TableConfig
 from learners.tables.sgd import sgd, sgd_torch
 from learners.tables.update import rowwise_adagrad, rowwise_adagrad_torch
-
-Rows = npt.NDArray[np.int32]
 
 
 def columns(config: TableConfig) -> dict[str, tuple[int, ...]]:
@@ -33,25 +29,12 @@ def first_value(config: TableConfig) -> float:
     return config.initial_accumulated if config.optimiser == "adagrad" else 0.0
 
 
-def step(config: TableConfig, weight: torch.Tensor, kept: Mapping[str, torch.Tensor], rows: Rows, grad: torch.Tensor) -> None:
-    """Take one step on distinct rows with the kernel of the device.
-
-    Args:
-        config: which optimiser, and its options.
-        weight: ``[capacity, D]``, changed in place.
-        kept: the optimiser's columns, changed in place.
-        rows: int32 ``[U]``, distinct above 0; those below 1 are passed over.
-        grad: ``[U, D]``.
-    """
-    if weight.device.type == "cpu":
-        arrays = [weight.numpy(), *(column.numpy() for column in kept.values()), rows, grad.contiguous().numpy()]
-        compiled(config)(*arrays)
-    else:
-        step_torch(config, weight, kept, torch.from_numpy(rows).to(weight.device), grad)
-
-
 def compiled(config: TableConfig) -> Callable[..., None]:
-    """Return the step of the CPU: of the columns as arrays, rows and gradient."""
+    """Return the step of the CPU over distinct rows.
+
+    It takes the weight ``[capacity, D]`` and the optimiser's columns, which it changes in place, the rows, int32 ``[U]``,
+    distinct above 0 (those below 1 are passed over), and the gradient ``[U, D]``.
+    """
     kernel: Any = {"adagrad": rowwise_adagrad, "adam": adam, "sgd": sgd}[config.optimiser]
     options = _options(config)
     return lambda *arrays: kernel(*arrays, *options)
