@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -106,6 +107,9 @@ def _required() -> set[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse a misspelt FRESHET_REQUIRE before anything runs; let in what Kafka's client does when it is imported."""
+    # So it is in a shell's background, and would be in all that the tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _required()
     # It leaves the socket of a refused connection to the garbage collector.
     config.addinivalue_line("filterwarnings", "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")

@@ -229,6 +229,12 @@ SPECS = sorted((ROOT / "benchmarks" / "sweeps").glob("*.toml"))
 
 @pytest.mark.parametrize("path", SPECS, ids=[path.stem for path in SPECS])
 def test_the_benchmarks_specs_can_be_planned(log: Path, path: Path) -> None:
-    runs = plan(read_spec(path), log)
+    """But for variants of Vowpal Wabbit, which is a peer and not installed here."""
+    whole = read_spec(path)
+    ours = tuple(table for table in whole.variant if table.get("replay", {}).get("models") != ["vw"])
+    models = {name: options for name, options in whole.models.items() if name != "vw"}
+    runs = plan(msgspec.structs.replace(whole, variant=ours, models=models), log)
     assert ("egin",) in {run.config.replay.models for run in runs}
-    assert len({msgspec.json.encode((run.config.models, run.config.replay.models)) for run in runs}) >= 4
+    replays = [(run.config.models, run.config.replay) for run in runs]
+    told = {msgspec.json.encode((models, replay.models, replay.ignored_features)) for models, replay in replays}
+    assert len(told) >= 4
