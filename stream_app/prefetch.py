@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Generator, Iterable
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from stream_app.profile import Profile
@@ -29,27 +29,23 @@ def prefetch(items: Iterable[Item], profile: Profile, depth: int = 4) -> Generat
         profile: told how long this iterator had to wait for the thread.
         depth: items made ahead at most.
     """
-    ready: queue.Queue[Item | _Ended[Item]] = queue.Queue(depth)
+    ready: SimpleQueue[Item | _Ended[Item]] = SimpleQueue()
+    room: SimpleQueue[None] = SimpleQueue()  # one per item that may be made ahead
     stop = threading.Event()
-
-    def put(entry: Item | _Ended[Item]) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
+    for _ in range(depth):
+        room.put(None)
 
     def make() -> None:
         try:
             for item in items:
-                if not put(item):
+                room.get()
+                if stop.is_set():
                     return
+                ready.put(item)
         except BaseException as error:  # handed to the reader, whose error it is
-            put(_Ended(error))
+            ready.put(_Ended(error))
         else:
-            put(_Ended(None))
+            ready.put(_Ended(None))
 
     thread = threading.Thread(target=make, name="prefetch", daemon=True)
     thread.start()
@@ -57,6 +53,7 @@ def prefetch(items: Iterable[Item], profile: Profile, depth: int = 4) -> Generat
         while True:
             with profile.stage("wait for samples"):
                 entry = ready.get()
+            room.put(None)
             if isinstance(entry, _Ended):
                 if entry.error is not None:
                     raise entry.error
@@ -64,4 +61,5 @@ def prefetch(items: Iterable[Item], profile: Profile, depth: int = 4) -> Generat
             yield entry
     finally:
         stop.set()
+        room.put(None)
         thread.join()
