@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from learners import attention_ranges
-from learners.attention_ranges import Sides, Sums, Unit
+from learners.attention_ranges import Sides, Unit
 from learners.batch import Offsets, pairs
 from learners.blas import SGEMM
 from learners.layers import segment_sum
@@ -94,7 +94,7 @@ class _Attention(torch.autograd.Function):
         sides, unit, grad = ctx.sides, ctx.unit, grads[0].contiguous().numpy()
         of_target, of_history = np.empty_like(sides.q), np.empty_like(sides.k)
         with team() as threads:
-            sums = [Sums(*map(np.zeros_like, unit)) for _ in ctx.ranges[1:]]
+            sums = [Unit(*map(np.zeros_like, unit)) for _ in ctx.ranges[1:]]
             work = SGEMM, sides, unit, ctx.weight, grad, of_target, of_history
             threads.run(
                 [

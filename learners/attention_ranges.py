@@ -18,7 +18,7 @@ from learners.attention_kernels import meet, part, pull, unweigh, weigh
 from learners.batch import Offsets
 from learners.blas import product
 
-__all__ = ["PAIRS", "Sides", "Sums", "Unit", "backward", "balanced", "forward"]
+__all__ = ["PAIRS", "Sides", "Unit", "backward", "balanced", "forward"]
 
 Floats = npt.NDArray[np.float32]
 PAIRS = 2048
@@ -35,7 +35,7 @@ class Sides(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """Weights of the activation unit."""
+    """Weights of the activation unit, or their gradients."""
 
     query: Floats
     """``[W, T]``."""
@@ -51,18 +51,6 @@ class Unit(NamedTuple):
     """``[1, W]``."""
     bias: Floats
     """``[1]``."""
-
-
-class Sums(NamedTuple):
-    """Their gradients, of the same shapes."""
-
-    query: Floats
-    query_bias: Floats
-    key: Floats
-    product: Floats
-    slope: Floats
-    out: Floats
-    bias: Floats
 
 
 @numba.njit(cache=True, nogil=True)
@@ -149,7 +137,7 @@ def backward(
     grad: Floats,
     of_target: Floats,
     of_history: Floats,
-    sums: Sums,
+    sums: Unit,
     first: int,
     last: int,
     first_pair: int,
