@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -78,6 +79,14 @@ def test_workers_that_come_and_go_under_load_share_the_partitions(cluster: Clust
     assert cluster.check_against_embedded() > 1_000
 
 
+def ended_within(worker: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Return a worker's exit code; None if it still runs."""
+    try:
+        return worker.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
 def bad_records(n: int) -> list[tuple[str, int, Message]]:
     """Return records that no joiner can use, of all kinds; three of 10 MB."""
     ts = 1_750_000_000_000
@@ -136,9 +145,7 @@ def test_a_broker_that_is_killed_and_away_for_longer_than_a_session_is_waited_fo
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-def test_a_worker_that_begins_when_the_broker_goes_ends_with_a_message_and_starts_again(
-    kafka_broker: Broker, tmp_path: Path
-) -> None:
+def test_a_worker_that_begins_when_the_broker_goes_joins_all_once_it_is_back(kafka_broker: Broker, tmp_path: Path) -> None:
     cluster = Cluster(kafka_broker.server, tmp_path)
     try:
         cluster.create(2)
@@ -146,10 +153,14 @@ def test_a_worker_that_begins_when_the_broker_goes_ends_with_a_message_and_start
         worker = cluster.worker()
         cluster.wait_for(lambda: "the joiners are process" in cluster.told(), 60)
         kafka_broker.kill()
-        assert worker.wait(60) != 0
-        assert cluster.told().rstrip().endswith("Is a broker up there? Check kafka.servers")
+        # Before it has reached the cluster it ends with a message; once it has, it waits. The moment decides.
+        code = ended_within(worker, 20)
+        if code is not None:
+            assert code != 0
+            assert cluster.told().rstrip().endswith("Is a broker up there? Check kafka.servers")
         kafka_broker.start()
-        worker = cluster.worker()
+        if code is not None:
+            worker = cluster.worker()
         cluster.wait_until_joined(120)
         assert stop(worker) == 0
         assert cluster.check_against_embedded() > 300

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,8 @@ from stream_app.join_thread import JoinThread
 from stream_app.kafka_config import KafkaConfig
 from stream_app.lease import Lease
 from stream_app.live_join import LivePartition
-from stream_app.topics import Record
-from stream_app.worker import Delivery, batch_message, delivered_topics, make_app, mend_commits
+from stream_app.topics import Record, TopicError
+from stream_app.worker import Delivery, batch_message, delivered_topics, make_app, mend_commits, run_delivery
 from stream_app.worker_metrics import WorkerMetrics
 from stream_app.worker_options import WorkerOptions
 
@@ -103,6 +104,11 @@ def batch(*offsets: int) -> list[Record]:
 def test_there_is_an_agent_for_each_topic_that_is_keyed_by_user(worker: Worker) -> None:
     assert sorted(worker.app.agents) == ["inbox of x.actions", "inbox of x.impressions"]
     assert all(agent.concurrency == 1 for agent in worker.app.agents.values())
+
+
+def test_a_cluster_that_cannot_be_reached_when_faust_begins_ends_the_worker_with_a_message(worker: Worker) -> None:
+    with pytest.raises(TopicError, match=r"the cluster has gone\. Is a broker up there\? Check kafka\.servers"):
+        run_delivery(worker.app, threading.Event())
 
 
 def test_an_agent_puts_what_comes_into_the_inbox_of_its_partition(worker: Worker) -> None:
