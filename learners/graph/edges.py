@@ -165,11 +165,21 @@ def find_pairs(a: Side, b: Side, low: Positions, high: Positions, cap: int | Non
     """
     if len(a.offsets) != len(b.offsets):
         raise GraphError(f"the two sequences have {len(a.offsets) - 1} and {len(b.offsets) - 1} requests")
-    if cap is not None and (cap < 2 or key is None):
-        raise GraphError(f"cap must be at least 2 edges (one pair, both ways) and needs a key; got cap {cap}, key {key}")
+    check_cap(cap, key)
     most = int(np.maximum(high - low, 0).sum())
     pairs, counts = np.empty((2, most), np.int64), np.empty(len(a.offsets) - 1, np.int64)
     n = _find(*a, *b, low, high, counts, pairs)
+    return thinned(pairs, n, counts, cap, key)
+
+
+def check_cap(cap: int | None, key: DrawKey | None) -> None:
+    """Raise GraphError unless the cap leaves room for a pair and has the key of its draw."""
+    if cap is not None and (cap < 2 or key is None):
+        raise GraphError(f"cap must be at least 2 edges (one pair, both ways) and needs a key; got cap {cap}, key {key}")
+
+
+def thinned(pairs: Positions, n: int, counts: Positions, cap: int | None, key: DrawKey | None) -> Pairs:
+    """Return the first ``n`` of ``pairs [2, most]``, of which request ``r`` has ``counts[r]``; no more than the cap of each."""
     if cap is not None and key is not None:
         n = _thin(counts, cap // 2, key, pairs)
     return Pairs(*pairs[:, :n])

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numba
-import numpy as np
-
-from learners.graph.edges import Edges, GraphError, Mode, Positions, TimedNodes, check_timespan, find_pairs, frozen
+from learners.graph.edges import Edges, GraphError, Mode, Positions, TimedNodes, check_timespan, frozen
+from learners.graph.near import near_pairs
 from negative_queues.draws import DrawKey
 
 __all__ = ["ItemRule", "q2i_edges"]
@@ -55,32 +53,6 @@ def q2i_edges(
     queries, items = query.side(mode, "q2i query"), item.side(mode, "q2i item")
     if len(queries.offsets) != len(items.offsets):
         raise GraphError(f"query has {len(queries.offsets) - 1} requests, item {len(items.offsets) - 1}")
-    low, high = np.empty(len(queries.ids), np.int64), np.empty(len(queries.ids), np.int64)
-    # Times are whole ms: "after ts - T" is the strict lower bound of |dt| < T, as "after ts" is of 0 < dt.
     back = timespan_ms if rule == "around" else 0
-    _item_ranges(queries.offsets, frozen(query.ts), items.offsets, frozen(item.ts), back, timespan_ms, low, high)
-    pairs = find_pairs(queries, items, low, high, cap, key)
+    pairs = near_pairs(queries, frozen(query.ts), items, frozen(item.ts), back, timespan_ms, cap, key)
     return Edges(pairs.a, pairs.b), Edges(pairs.b, pairs.a)
-
-
-@numba.njit(cache=True, nogil=True)
-def _item_ranges(
-    q_offsets: Positions,
-    q_ts: Positions,
-    i_offsets: Positions,
-    i_ts: Positions,
-    back: int,
-    ahead: int,
-    low: Positions,
-    high: Positions,
-) -> None:
-    """The items ``y`` of query ``x``: ``-back < ts[y] - ts[x] < ahead``."""
-    for row in range(len(q_offsets) - 1):
-        first = last = i_offsets[row]
-        end = i_offsets[row + 1]
-        for x in range(q_offsets[row], q_offsets[row + 1]):
-            while first < end and i_ts[first] - q_ts[x] <= -back:
-                first += 1
-            while last < end and i_ts[last] - q_ts[x] < ahead:
-                last += 1
-            low[x], high[x] = first, last

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 from learners.graph.edges import Edges, GraphError, Mode, Positions, TimedNodes, alike, check_timespan, find_pairs, frozen
+from learners.graph.near import near_pairs
 from negative_queues.draws import DrawKey
 
 __all__ = ["QueryRule", "q2q_edges"]
@@ -51,26 +52,12 @@ def q2q_edges(
     if rule not in ("algorithm2", "session"):
         raise GraphError(f"rule of q2q must be 'algorithm2' or 'session', got {rule!r}")
     entries, ts = query.side(mode, "q2q query"), frozen(query.ts)
+    if rule == "algorithm2":
+        return near_pairs(entries, ts, entries, ts, timespan_ms, 0, cap, key).both_ways()
     low, high = np.empty(len(ts), np.int64), np.empty(len(ts), np.int64)
-    if rule == "session":
-        _session_ranges(entries.offsets, ts, entries.categories, timespan_ms, low, high)
-        entries = entries._replace(categories=frozen(np.zeros((len(ts), 0))))  # within a session all are alike
-    else:
-        _earlier_ranges(entries.offsets, ts, timespan_ms, low, high)
+    _session_ranges(entries.offsets, ts, entries.categories, timespan_ms, low, high)
+    entries = entries._replace(categories=frozen(np.zeros((len(ts), 0))))  # within a session all are alike
     return find_pairs(entries, entries, low, high, cap, key).both_ways()
-
-
-@numba.njit(cache=True, nogil=True)
-def _earlier_ranges(offsets: Positions, ts: Positions, timespan: int, low: Positions, high: Positions) -> None:
-    """The older ends ``j`` of entry ``k``: ``0 < ts[k] - ts[j] < timespan``."""
-    for row in range(len(offsets) - 1):
-        near = before = offsets[row]
-        for k in range(offsets[row], offsets[row + 1]):
-            while ts[k] - ts[near] >= timespan:
-                near += 1
-            while ts[before] < ts[k]:
-                before += 1
-            low[k], high[k] = near, before
 
 
 @numba.njit(cache=True, nogil=True)
