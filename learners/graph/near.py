@@ -107,6 +107,8 @@ def _near(
                 y = first
             if x < fresh_x:
                 y = max(y, fresh_y)
+            if y >= end or b_ts[y] >= a_ts[x] + ahead:
+                continue
             if n + (end - y) + 8 > len(pairs_a):
                 return row, before
             while True:

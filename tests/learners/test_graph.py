@@ -6,12 +6,14 @@ from collections import Counter
 from itertools import combinations
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learners.graph import Edges, GraphError, TimedNodes, i2i_edges, keep_probability, q2i_edges, q2q_edges, seed_mix, subsample
+from learners.graph.eight import CHOSEN, N_CHOSEN, equal8, equal8_plain, put8, put8_plain, within8, within8_plain
 from learners.samples import Ragged, ragged_rows
 from negative_queues import draw_key
 
@@ -123,6 +125,61 @@ def test_q2q_is_every_pair_of_the_rule(rows: Rows, timespan: int, rule: Any, kno
     assert pairs_of(q2q_edges(nodes(rows, known=known), timespan, rule)) == brute_q2q(told, timespan, rule, None)
     fresh = [data.draw(st.integers(0, 10)) for _ in rows]
     assert pairs_of(q2q_edges(nodes(rows, fresh, known), timespan, rule, "fresh")) == brute_q2q(told, timespan, rule, fresh)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 120), st.integers(1, 60), st.integers(0, 3))
+def test_pairs_of_long_sequences_are_all_there_in_order(seed: int, length: int, timespan: int, n_slots: int) -> None:
+    """More in reach than eight, more pairs than there is room for at first, rows of none; the order is that of the ends."""
+    rng = np.random.default_rng(seed)
+    lengths = [0, length, 3, 0, length // 2]
+    rows: Rows = [
+        [(int(rng.integers(0, 9)), t, rng.integers(0, 3, n_slots).tolist()) for t in sorted(rng.integers(0, 100, n).tolist())]
+        for n in lengths
+    ]
+    flat = [entry for row in rows for entry in row]
+    slots = np.array([entry[2] for entry in flat], np.int64).reshape(len(flat), n_slots)
+    timed = nodes(rows, known=False)._replace(categories=slots)
+    edges = q2q_edges(timed, timespan)
+    assert pairs_of(edges) == brute_q2q(rows, timespan, "algorithm2", None)
+    ends = list(zip(edges.anchor.tolist(), edges.positive.tolist(), strict=True))
+    half = len(ends) // 2
+    assert ends[:half] == sorted(ends[:half])
+    assert ends[half:] == [(b, a) for a, b in ends[:half]]
+    forth, _ = q2i_edges(timed, timed, timespan, "around")
+    assert pairs_of(forth) == brute_q2i(rows, rows, timespan, "around", None)
+    ends = list(zip(forth.anchor.tolist(), forth.positive.tolist(), strict=True))
+    assert ends == sorted(ends)
+    fresh = rng.integers(0, length + 1, len(rows))
+    new = timed._replace(fresh=fresh)
+    forth, _ = q2i_edges(new, new, timespan, "algorithm2", "fresh")
+    assert pairs_of(forth) == brute_q2i(rows, rows, timespan, "algorithm2", (fresh.tolist(), fresh.tolist()))
+
+
+def test_the_longest_timespan_joins_all_that_differ_in_time() -> None:
+    rows: Rows = [[(1, 0, [0, 0]), (2, 5, [0, 0]), (3, 2**40, [0, 0])]]
+    assert pairs_of(q2q_edges(nodes(rows), 2**63 - 1)) == both([(0, 1), (0, 2), (1, 2)])
+
+
+@numba.njit  # type: ignore[misc, unused-ignore]
+def masks_of_eight(array: Any, at: int, value: int, span: int, out: Any) -> tuple[int, int]:
+    equal, within = equal8(array, at, value), within8(array, at, value, span)
+    put8(out, 0, value, CHOSEN, within)
+    return equal, within
+
+
+@given(st.lists(st.integers(-3, 6), min_size=8, max_size=12), st.integers(-3, 6), st.integers(0, 9), st.data())
+def test_eight_at_once_do_what_one_by_one_does(values: list[int], value: int, span: int, data: st.DataObject) -> None:
+    array, at = np.array(values, np.int64), data.draw(st.integers(0, len(values) - 8))
+    compiled, plain = np.full(8, -1, np.int64), np.full(8, -1, np.int64)
+    equal, within = masks_of_eight(array, at, value, span, compiled)
+    assert equal == equal8_plain(array, at, value)
+    assert within == within8_plain(array, at, value, span)
+    put8_plain(plain, 0, value, CHOSEN, within)
+    np.testing.assert_array_equal(compiled, plain)
+    chosen = [i for i in range(8) if within >> i & 1]
+    assert N_CHOSEN[within] == len(chosen)
+    assert CHOSEN[within].tolist() == chosen + [0] * (8 - len(chosen))
 
 
 def test_q2q_rules_differ_as_the_paper_does() -> None:
