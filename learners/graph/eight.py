@@ -1,8 +1,8 @@
 """Eight int64 of an array at once, in kernels: compare them, or write those that were chosen, without a branch.
 
-What a loop over a few candidates costs is not its comparisons but the end of the loop, which a processor guesses wrong: about 20
-cycles, in which it can compare eight. The compiler does not find these vectors by itself in loops so short; they are LLVM's own,
-for any processor. A mask is an int64 whose bit ``i`` stands for ``array[at + i]``. Nothing here checks bounds.
+What a loop over a few candidates costs is not its comparisons but the end of the loop, which a processor guesses wrong:
+about 20 cycles, in which it can compare eight. The compiler does not find these vectors by itself in loops so short; they are
+LLVM's own, for any processor. A mask is an int64 whose bit ``i`` stands for ``array[at + i]``. Nothing here checks bounds.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ _INT32, _INT64 = _ir.IntType(32), _ir.IntType(64)
 _NUMBERS, _BYTES = _ir.VectorType(_INT64, 8), _ir.VectorType(_ir.IntType(8), 8)
 
 
-def _at(context: Any, builder: Any, kind: Any, array: Any, index: Any, row_bytes: int, vector: Any) -> Any:
+def _at(context: Any, builder: Any, kind: Any, array: Any, index: Any, vector: Any) -> Any:
     """Return the address of a contiguous array's row, as one of eight numbers."""
     start = builder.ptrtoint(_arrays.make_array(kind)(context, builder, array).data, _INT64)
-    return builder.inttoptr(builder.add(start, builder.mul(index, _INT64(row_bytes))), vector.as_pointer())
+    row_bytes = _INT64(8)  # of one int64, and of the eight bytes that are a row of CHOSEN
+    return builder.inttoptr(builder.add(start, builder.mul(index, row_bytes)), vector.as_pointer())
 
 
 def _eight_times(builder: Any, value: Any) -> Any:
@@ -52,7 +53,7 @@ def _mask(builder: Any, found: Any) -> Any:
 
 def _equal8(typing_context: Any, array: Any, at: Any, value: Any) -> Any:
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        eight = builder.load(_at(context, builder, array, *arguments[:2], 8, _NUMBERS), align=8)
+        eight = builder.load(_at(context, builder, array, arguments[0], arguments[1], _NUMBERS), align=8)
         return _mask(builder, builder.icmp_signed("==", eight, _eight_times(builder, arguments[2])))
 
     return types.int64(array, types.int64, types.int64), lower
@@ -60,7 +61,7 @@ def _equal8(typing_context: Any, array: Any, at: Any, value: Any) -> Any:
 
 def _within8(typing_context: Any, array: Any, at: Any, start: Any, span: Any) -> Any:
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        eight = builder.load(_at(context, builder, array, *arguments[:2], 8, _NUMBERS), align=8)
+        eight = builder.load(_at(context, builder, array, arguments[0], arguments[1], _NUMBERS), align=8)
         past = builder.sub(eight, _eight_times(builder, arguments[2]))
         return _mask(builder, builder.icmp_unsigned("<", past, _eight_times(builder, arguments[3])))
 
@@ -69,9 +70,9 @@ def _within8(typing_context: Any, array: Any, at: Any, start: Any, span: Any) ->
 
 def _put8(typing_context: Any, array: Any, at: Any, start: Any, chosen: Any, mask: Any) -> Any:
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        places = builder.load(_at(context, builder, chosen, *arguments[3:], 8, _BYTES), align=1)
+        places = builder.load(_at(context, builder, chosen, arguments[3], arguments[4], _BYTES), align=1)
         numbers = builder.add(builder.zext(places, _NUMBERS), _eight_times(builder, arguments[2]))
-        builder.store(numbers, _at(context, builder, array, *arguments[:2], 8, _NUMBERS), align=8)
+        builder.store(numbers, _at(context, builder, array, arguments[0], arguments[1], _NUMBERS), align=8)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, types.int64, chosen, types.int64), lower

@@ -120,7 +120,7 @@ def _near(
                 mask = mask if a_ids[x] != 0 else 0
                 put8(pairs_a, n, x, CHOSEN, 0)
                 put8(pairs_b, n, base, CHOSEN, mask)
-                n += np.int64(N_CHOSEN[mask])
+                n += int(N_CHOSEN[mask])
                 y = base + 8
                 if y >= end or b_ts[y] >= a_ts[x] + ahead:
                     break
@@ -132,6 +132,8 @@ def _near(
 @numba.njit(cache=True, nogil=True, inline="always")
 def _alike8(a: Positions, x: int, b: Positions, n_slots: int, n_b: int, base: int) -> int:
     """Return which of eight entries have a category set that intersects that of ``x``, where neither is empty (0 pads)."""
+    if a.shape[1] == 1 and n_slots == 1:
+        return equal8(b, base, a[x, 0]) | equal8(b, base, 0) | (0 if a[x, 0] != 0 else 255)
     found, known_x, unknown = 0, False, 255
     for j in range(n_slots):
         unknown &= equal8(b, j * n_b + base, 0)

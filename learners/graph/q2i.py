@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from learners.graph.edges import Edges, GraphError, Mode, Positions, TimedNodes, check_timespan, frozen
+from learners.graph.edges import Edges, GraphError, Mode, TimedNodes, check_timespan, frozen
 from learners.graph.near import near_pairs
 from negative_queues.draws import DrawKey
 
