@@ -53,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         long = folder / "long"
-        stretch(given.run or demo(folder, 500 if given.quick else 2_000), long, given.requests // given.window)
+        stretch(given.run or demo(folder, 2_000), long, given.requests // given.window)
         began = time.process_time()
         write_page(long)
         wrote = time.process_time() - began
