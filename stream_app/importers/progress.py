@@ -14,14 +14,15 @@ the progress, and nothing has to be kept in step with it. Each run claims the im
 earlier run is under way any more.
 
 Whether the events are the same, the fingerprint cannot say: another version may make others. So each partition's last record is
-compared with the event that takes its place (:class:`~stream_app.importers.writer.EventWriter`).
+compared with the event that takes its place (:class:`~stream_app.importers.writer.EventWriter`). And all options are kept, so
+that a default that has changed is found before anything is appended.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -47,11 +48,14 @@ class Asked(NamedTuple):
     options: dict[str, Any]
     """Those that are not at their defaults, as JSON values."""
     limit: int | None
+    every: dict[str, Any]
+    """All options, as JSON values."""
 
 
 def asked(kind: str, files: Sequence[Path], options: msgspec.Struct, limit: int | None) -> Asked:
     """Return what is asked."""
-    return Asked(kind, files, _not_default(options), limit)
+    every = msgspec.json.decode(msgspec.json.encode(options, enc_hook=_plain))  # as it is when it is read again
+    return Asked(kind, files, _not_default(options), limit, every)
 
 
 def _not_default(value: Any) -> Any:
@@ -65,7 +69,12 @@ def _not_default(value: Any) -> Any:
         return {str(key): _not_default(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_not_default(each) for each in value]
-    return msgspec.to_builtins(value, enc_hook=str)
+    return msgspec.to_builtins(_plain(value) if isinstance(value, Path) else value, enc_hook=_plain)
+
+
+def _plain(value: Any) -> str:
+    """Return a value that JSON does not have; of a file its name, since it may stand elsewhere and be spelled otherwise."""
+    return value.name if isinstance(value, Path) else str(value)
 
 
 def _is_default(field: Any, of: msgspec.Struct) -> bool:
@@ -92,11 +101,12 @@ def begun(book: Book, identity: str, wanted: Asked, log: Log) -> ImportState | N
 
     Raises:
         SourceError: another import into this log is unfinished: its records could not be told from this one's. Or the import
-            was done, and its records are not there any more.
+            was done, and its records are not there any more. Or it was cut off, and a default has changed since.
     """
     known = book.all(log)
     if identity in known:
         _check_still_there(known[identity], log, book)
+        _check_defaults(known[identity], wanted, book)
         return known[identity]
     for other, state in known.items():
         if state.report is None:
@@ -107,6 +117,27 @@ def begun(book: Book, identity: str, wanted: Asked, log: Log) -> ImportState | N
                 f"{other} in `imports`)"
             )
     return None
+
+
+def _check_defaults(state: ImportState, wanted: Asked, book: Book) -> None:
+    """Refuse to go on where a default was another when the import began: the identity says only what is not at its default."""
+    if state.report is not None or state.every is None:
+        return
+    if found := list(_changed(state.every, wanted.every)):
+        raise SourceError(
+            f"the import of {_named(state)} into this log was cut off, and the defaults of options have changed since: "
+            f"{'; '.join(found)}. Finish it with the version of Freshet that began it, or import into {book.place}"
+        )
+
+
+def _changed(then: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """Yield in words the options of both versions that are not the same, at any depth."""
+    for name in then.keys() & now.keys():
+        a, b = then[name], now[name]
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from _changed(a, b, f"{within}{name}.")
+        elif a != b:
+            yield f"option {within}{name}: {msgspec.json.encode(a).decode()} then, {msgspec.json.encode(b).decode()} now"
 
 
 def begin(book: Book, identity: str, wanted: Asked, log: Log) -> ImportState:
@@ -126,6 +157,7 @@ def begin(book: Book, identity: str, wanted: Asked, log: Log) -> ImportState:
         options=wanted.options,
         limit=wanted.limit,
         format=_FORMAT,
+        every=wanted.every,
     )
     book.save(log, identity, state)
     return state

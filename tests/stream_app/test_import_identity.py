@@ -11,16 +11,18 @@ import msgspec
 import pytest
 
 from stream_app.events import Action
+from stream_app.importers.books import FolderBook
 from stream_app.importers.globo import GloboOptions
 from stream_app.importers.mapping import ActionColumns, RowsOptions
 from stream_app.importers.pace import Pace
-from stream_app.importers.progress import asked, fingerprint
+from stream_app.importers.progress import asked, begin, begun, fingerprint
 from stream_app.importers.registry import importer_kind
 from stream_app.importers.run import Job, run_import, write_source
 from stream_app.importers.source import Chunk, ImportOptions, SourceError, Tally
 from stream_app.joiner.config import JoinConfig
 from stream_app.simulate.options import SimulateOptions
 from stream_app.topics.embedded import EmbeddedLog
+from stream_app.topics.memory import MemoryLog
 
 S0 = 1_700_000_000
 EVERY = {"partitions": 4, "on_error": "stop"}
@@ -103,6 +105,57 @@ def test_a_version_with_more_options_goes_on(path: Path, kind: str) -> None:
     assert (
         len({today, *(identity(path, later(**each), kind) for each in ({"more": 6}, {"lists": {"a": 5}}, {"none": ""}))}) == 4
     )
+
+
+@pytest.mark.parametrize("kind", [*TODAY, "simulate"])
+def test_a_default_that_has_changed_ends_a_resume(path: Path, kind: str) -> None:
+    options = SimulateOptions if kind == "simulate" else importer_kind(kind).options
+    book = FolderBook(path.parent / "imports")
+    began = asked(kind, [path], options(), None)
+    log = MemoryLog()
+    begin(book, fingerprint(began), began, log)
+    for field in msgspec.structs.fields(options):
+        later: Any = msgspec.defstruct("Later", [(field.name, Any, "another")], bases=(options,), frozen=True, kw_only=True)
+        wanted = asked(kind, [path], later(), None)
+        assert fingerprint(wanted) == fingerprint(began)
+        with pytest.raises(
+            SourceError, match=rf'cut off.* changed since: option {field.name}: .* then, "another" now\. Finish it'
+        ):
+            begun(book, fingerprint(wanted), wanted, log)
+    assert begun(book, fingerprint(began), began, log) is not None
+
+
+def test_a_default_within_an_option_that_has_changed_ends_a_resume(path: Path) -> None:
+    class Later(ActionColumns, frozen=True, kw_only=True):
+        default_kind: str = "view"
+
+    book, log = FolderBook(path.parent / "imports"), MemoryLog()
+    began, wanted = (
+        asked("rows", [path], RowsOptions(actions=each), None) for each in (ActionColumns(user="u"), Later(user="u"))
+    )
+    assert fingerprint(wanted) == fingerprint(began)
+    begin(book, fingerprint(began), began, log)
+    with pytest.raises(SourceError, match=r'option actions.default_kind: "click" then, "view" now'):
+        begun(book, fingerprint(wanted), wanted, log)
+
+
+def test_a_file_of_candidates_is_told_by_its_name_and_content(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = path.with_name("given.parquet")
+    given.write_bytes(b"lists")
+    monkeypatch.chdir(path.parent)
+    (path.parent / "elsewhere").mkdir()
+    moved = path.parent / "elsewhere" / given.name
+    moved.write_bytes(b"lists")
+
+    def of(spelled: str) -> str:
+        options = importer_kind("globo").read_options({"candidates": spelled})
+        return fingerprint(asked("globo", [path, Path(spelled)], options, None))
+
+    known = of("given.parquet")
+    assert {of("./given.parquet"), of(str(given)), of("elsewhere/../given.parquet"), of("elsewhere/given.parquet")} == {known}
+    moved.write_bytes(b"other")
+    renamed = given.rename("new.parquet")
+    assert len({known, of("elsewhere/given.parquet"), of(str(renamed)), identity(path, GloboOptions(), "globo")}) == 4
 
 
 def test_defaults_are_told_by_value_and_at_any_depth(path: Path) -> None:
