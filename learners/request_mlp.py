@@ -85,8 +85,8 @@ class RequestMLP(nn.Module):
             request_of: request of each candidate, int64 ``[C]``.
 
         Raises:
-            ValueError: on the CPU, elsewhere torch says so: they are not as wide as the weights; or a place is not below the part's
-                rows, looked at in the first call, and in each with ``FRESHET_DEBUG=1``.
+            ValueError: on the CPU, elsewhere torch says so: they are not as wide as the weights; or a place is not below the
+                part's rows, looked at in the first call, and in each with ``FRESHET_DEBUG=1``.
         """
         if request_of.device.type != "cpu":
             return self.plain(candidate, request, request_of)
