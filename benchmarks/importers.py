@@ -151,7 +151,7 @@ def prepare(case: str, folder: Path, n_rows: int, remembered: int | None) -> Any
         chosen = importer_kind(kind).read_options({} if remembered is None else {"remembered": remembered})
         return lambda log, progress: (run_import(kind, [path], log, None, chosen, on_progress=progress), n_rows)
     if kind == "globo":
-        given = str(DATA / "globo_requests.parquet") if variant else None
+        given = DATA / "globo_requests.parquet" if variant else None
         files, limit = [DATA / "globo_clicks.parquet"], n_rows // 10
 
         def globo(log: EmbeddedLog, progress: Any) -> tuple[ImportReport, int]:

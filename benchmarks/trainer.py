@@ -133,7 +133,7 @@ def reader_of(config: RunConfig, topic: Topic, trainer: Trainer, drain: bool) ->
         wait_ms=config.train.wait_ms,
         queue_batches=config.train.queue_batches,
         drain=drain,
-        prepare=trainer.prepare,
+        prepare=trainer.preparation(),
     )
 
 

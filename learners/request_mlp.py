@@ -6,6 +6,7 @@ Legend: ``C`` candidates, ``R`` requests, ``U`` distinct rows of a part, ``W`` w
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -19,6 +20,9 @@ from learners.sim_extract import SimExtract, Slots
 from learners.tables import Gathered
 
 __all__ = ["Part", "RequestMLP", "SlotPart", "distinct"]
+
+_CHECKS_EACH_STEP = os.environ.get("FRESHET_DEBUG") == "1"
+"""Whether places are checked in each step, not only in a model's first: some microseconds per part."""
 
 
 class Part(NamedTuple):
@@ -81,7 +85,8 @@ class RequestMLP(nn.Module):
             request_of: request of each candidate, int64 ``[C]``.
 
         Raises:
-            ValueError: they are not as wide as the weights (on the CPU; elsewhere torch says so).
+            ValueError: on the CPU, elsewhere torch says so: they are not as wide as the weights; or a place is not below the
+                part's rows, looked at in the first call, and in each with ``FRESHET_DEBUG=1``.
         """
         if request_of.device.type != "cpu":
             return self.plain(candidate, request, request_of)
@@ -110,6 +115,8 @@ class RequestMLP(nn.Module):
     def _compiled(
         self, candidate: Sequence[Part | SlotPart], request: Tensor, request_of: Tensor, click: Click | None
     ) -> Tensor:
+        if self._own is None or _CHECKS_EACH_STEP:
+            _check_places(candidate, request, request_of)
         if self._own is None:
             request_weight = None if self.request is None else self.request.weight
             own = [self.candidate.weight, request_weight, self.candidate.bias, *self.rest.parameters()]
@@ -146,6 +153,21 @@ def _as_one_layer(candidate: nn.Linear, request: nn.Linear | None) -> None:
         if layer is not None:
             nn.init.uniform_(layer.weight, -bound, bound)
     nn.init.uniform_(candidate.bias, -bound, bound)
+
+
+def _check_places(candidate: Sequence[Part | SlotPart], request: Tensor, request_of: Tensor) -> None:
+    """Refuse places without a row: the kernels would read and write beyond the arrays."""
+    found: list[tuple[str, Tensor, int]] = [("request_of", request_of, len(request))]
+    for i, part in enumerate(candidate):
+        if isinstance(part, Part) and part.places is not None:
+            n_rows = len(part.rows) if part.n_rows is None else part.n_rows
+            if n_rows > len(part.rows):
+                raise ValueError(f"part {i} of the candidates has {len(part.rows)} rows, and n_rows = {n_rows}")
+            found.append((f"part {i} of the candidates", part.places, n_rows))
+    for name, places, n_rows in found:
+        wrong = places[(places < 0) | (places >= n_rows)]
+        if len(wrong):
+            raise ValueError(f"{name}: place {int(wrong[0])} has no row; there are {n_rows}, counted from 0")
 
 
 def _plan(candidate: Sequence[Part | SlotPart], request: Tensor | None, request_of: Tensor) -> tuple[Plan, list[Tensor]]:

@@ -21,11 +21,42 @@ from stream_app.train_config import TrainConfig
 CHANCE = 0.5
 """AUC of a model that knows nothing."""
 
-__all__ = ["Guard", "GuardError"]
+__all__ = ["Guard", "GuardError", "check_state", "check_step"]
 
 
 class GuardError(ValueError):
     """The model has gone wrong; the message says how, and from where to go on."""
+
+
+def check_step(model: str, scores: Scores | None, stats: Stats) -> None:
+    """Check what a step of a model has shown.
+
+    Args:
+        model: its name, for messages.
+        scores: None where the step gave none.
+        stats: what it said.
+
+    Raises:
+        GuardError: a score or a loss is no number.
+    """
+    if scores is not None and not np.isfinite(scores).all():
+        raise GuardError(f"{model}: scores are not finite any more")
+    for name, value in stats.items():
+        # A part that has nothing to do in a step may say NaN, for example edges; there is always a click loss.
+        if math.isinf(value) or (name == "loss.click" and math.isnan(value)):
+            raise GuardError(f"{model}: {name} is {value}")
+
+
+def check_state(model: str, state: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Check what of a model is about to be written.
+
+    Raises:
+        GuardError: a weight is no number.
+    """
+    for name, array in state.items():
+        # The sum is finite exactly if all are: float64 does not overflow on so few float32, and NaN and inf stay.
+        if array.dtype.kind == "f" and not math.isfinite(float(np.sum(array, dtype=np.float64))):
+            raise GuardError(f"{model}: {name} is not finite any more")
 
 
 class Guard:
@@ -43,28 +74,12 @@ class Guard:
         self._usual: dict[str, list[float]] = {"auc": [], "log_loss": []}
 
     def check_step(self, scores: Scores, stats: Stats) -> None:
-        """Check what a step has shown.
-
-        Raises:
-            GuardError: a score or a loss is no number.
-        """
-        if not np.isfinite(scores).all():
-            raise GuardError(f"{self.model}: scores are not finite any more")
-        for name, value in stats.items():
-            # A part that has nothing to do in a step may say NaN, for example edges; there is always a click loss.
-            if math.isinf(value) or (name == "loss.click" and math.isnan(value)):
-                raise GuardError(f"{self.model}: {name} is {value}")
+        """Check what a step has shown; see :func:`check_step`."""
+        check_step(self.model, scores, stats)
 
     def check_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Check what is about to be written.
-
-        Raises:
-            GuardError: a weight is no number.
-        """
-        for name, array in state.items():
-            # The sum is finite exactly if all are: float64 does not overflow on so few float32, and NaN and inf stay.
-            if array.dtype.kind == "f" and not math.isfinite(float(np.sum(array, dtype=np.float64))):
-                raise GuardError(f"{self.model}: {name} is not finite any more")
+        """Check what is about to be written; see :func:`check_state`."""
+        check_state(self.model, state)
 
     def check_windows(self, figures: Sequence[Mapping[str, float | None]]) -> None:
         """Judge windows that closed, oldest first.

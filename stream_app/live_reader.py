@@ -65,7 +65,7 @@ class LiveReader:
         drain: end with the last block that is there now.
         profile: where the time goes.
         clock: wall time in seconds.
-        prepare: called with the rows of each step, on the thread that reads.
+        prepare: called with the rows of each step, on the thread that reads; None where there is nothing to prepare.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class LiveReader:
         drain: bool = False,
         profile: Profile | None = None,
         clock: Callable[[], float] = time.monotonic,
-        prepare: Callable[[SampleBlock], None] = lambda block: None,
+        prepare: Callable[[SampleBlock], None] | None = None,
     ) -> None:
         if len(places) != topic.n_partitions:
             raise SampleError(
@@ -203,8 +203,9 @@ class LiveReader:
             self._places[follower.partition] = follower.place
         with self._profile.stage("merge"):
             block = SampleBlock.concat([piece.block for piece in pieces])
-        with self._profile.stage("prepare"):
-            self._prepare(block)
+        if self._prepare is not None:
+            with self._profile.stage("prepare"):
+                self._prepare(block)
         taken = tuple(piece.taken for piece in pieces)
         return LiveBatch(block, taken, tuple(self._places), max(piece.due for piece in pieces))
 

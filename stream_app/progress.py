@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -11,6 +13,9 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.2, 15.0
+RECENT_SECONDS = 10.0
+"""What the rate is counted over."""
+_MARK_SECONDS = 0.5
 
 
 class Progress:
@@ -22,17 +27,28 @@ class Progress:
         total: how much there is; None where nobody knows.
         quiet: print nothing.
         plain_seconds: between plain lines, where there is no terminal.
+        clock: in seconds.
     """
 
     def __init__(
-        self, title: str, unit: str, total: float | None = None, *, quiet: bool = False, plain_seconds: float = PLAIN_SECONDS
+        self,
+        title: str,
+        unit: str,
+        total: float | None = None,
+        *,
+        quiet: bool = False,
+        plain_seconds: float = PLAIN_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.title, self.unit, self.total = title, unit, total
         self._plain_seconds = plain_seconds
         self._quiet = quiet
         self._live: Live | None = None
-        self._began = self._told = time.monotonic()
+        self._clock = clock
+        self._told = clock()
         self._first: float | None = None
+        self._marks: deque[tuple[float, float]] = deque()
+        """When how much was done, from the newest mark that is not recent on."""
 
     def __enter__(self) -> Self:
         if not self._quiet and sys.stderr.isatty():
@@ -50,23 +66,25 @@ class Progress:
     def update(self, done: float, note: str = "", *, share: float | None = None) -> None:
         """Say that ``done`` of the work is done; may be called at any rate.
 
-        The rate counts from the first call on, so that work that was done before this process began does not flatter it.
+        The rate is that of the last seconds, and counts from the first call on: neither work that was done before this process
+        began flatters it, nor do kernels that compile in the first steps make the time left too long.
 
         Args:
             done: in the unit.
             note: what else to say.
             share: part of the work since the first call that is done, where that is known but no ``total`` is.
         """
-        now = time.monotonic()
+        now = self._clock()
         if self._first is None:
             self._first = done
+        self._mark(now, done)
         wait = LIVE_SECONDS if self._live is not None else self._plain_seconds
         if self._quiet or now - self._told < wait:
             return
         self._told = now
         if share:
             self.total = self._first + (done - self._first) / share
-        line = self.line(done, now - self._began, note)
+        line = self.line(done, self.rate(done), note)
         if self._live is not None:
             self._live.update(line, refresh=True)
         else:
@@ -77,9 +95,23 @@ class Progress:
         self.total, self.unit = total, unit
         self.update(done)
 
-    def line(self, done: float, seconds: float, note: str = "") -> str:
-        """Return the line for ``done`` after ``seconds``."""
-        rate = (done - (self._first or 0.0)) / seconds if seconds > 0 else 0.0
+    def _mark(self, now: float, done: float) -> None:
+        marks = self._marks
+        while len(marks) > 1 and now - marks[1][0] >= RECENT_SECONDS:
+            marks.popleft()
+        if not marks or now - marks[-1][0] >= _MARK_SECONDS:
+            marks.append((now, done))
+
+    def rate(self, done: float) -> float:
+        """Return how much was done per second lately, up to ``done`` now; 0 where nobody knows yet."""
+        if not self._marks:
+            return 0.0
+        since, done_then = self._marks[0]
+        seconds = self._clock() - since
+        return (done - done_then) / seconds if seconds > 0 else 0.0
+
+    def line(self, done: float, rate: float, note: str = "") -> str:
+        """Return the line for ``done`` at a rate per second."""
         parts = [f"{self.title}: {done:,.0f}"]
         if self.total:
             parts[0] += f" of {self.total:,.0f} {self.unit} ({100 * done / self.total:.0f}%)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,6 +24,7 @@ from learners.vectors import VectorStore
 from stream_app.behind import Behind
 from stream_app.config import ConfigError, RunConfig
 from stream_app.entrant import Entrant, Scoring, scored
+from stream_app.guard import GuardError, check_state, check_step
 from stream_app.item_vectors import ItemVectors
 from stream_app.oracle import BEST, Oracle
 from stream_app.prefetch import prefetch
@@ -36,6 +37,10 @@ from stream_app.score_record import ScoreRecord
 
 SCORE_REQUESTS = 1_024
 """Requests that are scored at once, at most; scores do not depend on it."""
+WAY_OUT = (
+    "No checkpoint of it is written. Lower the model's learning rates (rate, table_rate), or look for values out of all "
+    "proportion in the features of these requests, and replay into a new run"
+)
 
 __all__ = ["Replay", "Step", "build_entrants"]
 
@@ -152,6 +157,9 @@ class Replay:
 
         Returns:
             Whether the end of the range was reached.
+
+        Raises:
+            GuardError: a loss, a score or a weight of a model is no number any more.
         """
         with contextlib.ExitStack() as still_open:
             still_open.callback(self._figures.close)
@@ -221,18 +229,38 @@ class Replay:
             for entrant in self.entrants:
                 with self._profile.stage(f"learn {entrant.name}"):
                     entrant.learn(batch.block)
+                self._check(entrant, None, batch.block)
         else:
             self._rank_drawn(batch.block)
             scores = []
             for entrant in self.entrants:
                 with self._profile.stage(f"predict and learn {entrant.name}"):
                     scores.append(entrant.predict_learn(batch.block))
+                self._check(entrant, scores[-1], batch.block)
             self._uncounted.append((batch.block, scores))
         batch.block.forget()
         self.batches += 1
         self.requests += len(batch.block)
         self.ts = batch.order_due
         self._learned = batch.places
+
+    def _check(self, entrant: Entrant, scores: Scores | None, block: SampleBlock) -> None:
+        """End the run where a model's numbers are none any more: nothing heals them, and no checkpoint of them is written."""
+        try:
+            check_step(entrant.name, scores, entrant.stats)
+        except GuardError as error:
+            raise GuardError(
+                f"{error} at step {self.batches + 1}, requests {self.requests + 1:,} to {self.requests + len(block):,} of the "
+                f"run. {WAY_OUT}"
+            ) from error
+
+    def _check_states(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse to write a checkpoint of weights that are no numbers."""
+        for name, state in states.items():
+            try:
+                check_state(name, state)
+            except GuardError as error:
+                raise GuardError(f"{error} after {self.requests:,} requests of the run. {WAY_OUT}") from error
 
     def _rank_drawn(self, block: SampleBlock) -> None:
         """Rank the positives of a block that is about to be scored among drawn items, if the run asks for it."""
@@ -295,7 +323,7 @@ class Replay:
             return
         with self._profile.stage("copy for a checkpoint"):
             self._figures.drain()
-            if folder.save_beside(**self._content(), on_saved=lambda path: self._written.set()):
+            if folder.save_beside(**self._content(), check=self._check_states, on_saved=lambda path: self._written.set()):
                 self._saved_at = now
 
     def _show(self) -> None:
@@ -320,7 +348,9 @@ class Replay:
         if self._folder is None:
             return
         with self._profile.stage("checkpoint"):
-            self._folder.save(**self._content())
+            content = self._content()
+            self._check_states(content["models"])
+            self._folder.save(**content)
         self._written.set()
         self._show()
         self._saved_at = time.monotonic()

@@ -170,11 +170,17 @@ class Trainer:
         self._show()
         return True
 
-    def prepare(self, block: SampleBlock) -> None:
-        """Have the models that gain by it prepare a step; on any thread."""
-        for entrant in self.entrants:
-            if entrant.learner.prepares_ahead:
-                entrant.learner.prepare(block)
+    def preparation(self) -> Callable[[SampleBlock], None] | None:
+        """Return what has the models that gain by it prepare a step, on any thread; None where no model does."""
+        learners = [entrant.learner for entrant in self.entrants if entrant.learner.prepares_ahead]
+        if not learners:
+            return None
+
+        def prepare(block: SampleBlock) -> None:
+            for learner in learners:
+                learner.prepare(block)
+
+        return prepare
 
     def learn(self, block: SampleBlock) -> None:
         """Score a step and learn it; nothing is kept or judged."""

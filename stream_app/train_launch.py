@@ -109,19 +109,7 @@ def train(
         if trainer.batches:
             say(f"going on after {trainer.requests:,} requests", quiet)
         on_tick, on_step = _shown(opened, metrics_port, quiet)
-        reader = opened.enter_context(
-            LiveReader(
-                topic,
-                schema,
-                trainer.places,
-                batch_requests=config.replay.batch_requests,
-                wait_ms=config.train.wait_ms,
-                queue_batches=config.train.queue_batches,
-                drain=drain,
-                profile=profile,
-                prepare=trainer.prepare,
-            )
-        )
+        reader = opened.enter_context(_reader(topic, schema, trainer, config, drain, profile))
         ended = trainer.run(reader, on_tick, on_step, lambda: polite() or (stop is not None and stop()))
         page.finished(trainer, result_of(trainer))
     return Trained(trainer, profile, None if ended else polite.signal)
@@ -216,6 +204,23 @@ def _trainer(
         on_saved=on_saved,
         on_page=page.checkpointed,
         items=items,
+    )
+
+
+def _reader(
+    topic: Topic, schema: SampleSchema, trainer: Trainer, config: RunConfig, drain: bool, profile: Profile
+) -> LiveReader:
+    """Return the reader of the samples after those that the trainer has learned."""
+    return LiveReader(
+        topic,
+        schema,
+        trainer.places,
+        batch_requests=config.replay.batch_requests,
+        wait_ms=config.train.wait_ms,
+        queue_batches=config.train.queue_batches,
+        drain=drain,
+        profile=profile,
+        prepare=trainer.preparation(),
     )
 
 

@@ -52,10 +52,6 @@ class EventTimes:
         self.first, self.last = self._times(self.first), self._times(self.last)
         return ts
 
-    def first_of(self, rows: Part) -> Times:
-        """Return when rows were first seen, ms, ``[N]``."""
-        return self._times(self.first[rows])
-
     def last_of(self, rows: Part) -> Times:
         """Return when rows were last seen, ms, ``[N]``."""
         return self._times(self.last[rows])

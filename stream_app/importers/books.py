@@ -38,6 +38,10 @@ class ImportState(msgspec.Struct, kw_only=True):
     options: dict[str, Any] | None = None
     """Those that are not at their defaults; None was written by a version that did not keep them."""
     limit: int | None = None
+    format: int | None = None
+    """Of the identity that it is kept under; None was written by a version that did not say."""
+    every: dict[str, Any] | None = None
+    """All options when it began, those at their defaults with them; None was written by a version that did not keep them."""
 
 
 class Book(Protocol):

@@ -39,7 +39,7 @@ _CHUNK: Final = 2_048
 class GloboOptions(DrawOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Options of ``globo``."""
 
-    candidates: str | None = None
+    candidates: Path | None = None
     """Parquet file with candidate lists (``user_id, ts, candidates, labels``): exactly its rows become requests."""
     stop_after_last: bool = True
     """With ``candidates``: end at its last request; else the later clicks follow as plain actions."""
@@ -58,12 +58,12 @@ class GloboImport:
         names = set(self._sources[0].schema_arrow.names)
         self._features = {name: column for name, column in _FEATURES.items() if column in names}
         self.total = sum(source.metadata.num_rows for source in self._sources)
-        if options.candidates is not None and not Path(options.candidates).is_file():
-            raise SourceError(f"there is no file of candidates {options.candidates!r}")
+        if options.candidates is not None and not options.candidates.is_file():
+            raise SourceError(f"there is no file of candidates {str(options.candidates)!r}")
 
     def inputs(self) -> list[Path]:
         """Return the clicks' files and the candidates'."""
-        return self.files if self.options.candidates is None else [*self.files, Path(self.options.candidates)]
+        return self.files if self.options.candidates is None else [*self.files, self.options.candidates]
 
     def ignored_features(self) -> tuple[str, ...]:
         """Return the features that tell give-away requests."""
@@ -88,7 +88,7 @@ class GloboImport:
         if options.candidates is None:
             pages = Drawn(options, self.tally, self.total)
         else:
-            pages = Given(Path(options.candidates))
+            pages = Given(options.candidates)
         events: list[Event] = []
         n_requests = done = 0
         for clicks, features in self._clicks():

@@ -37,7 +37,8 @@ class Pace:
         if rate is not None and live:
             raise SourceError("rate and live exclude each other: live events come at the pace of their own times")
         self._rate = rate
-        self._live = live
+        self.live = live
+        """Whether the first event is now: its time is then another at each start."""
         self._clock = clock
         self.sleep = sleep
         self._began: float | None = None
@@ -51,7 +52,7 @@ class Pace:
             self._began = now
             self._shift_ms = int(now * 1_000) - event.ts
         due = self._began
-        if self._live:
+        if self.live:
             event = msgspec.structs.replace(event, ts=event.ts + self._shift_ms)
             due = event.ts / 1_000
         elif self._rate is not None:

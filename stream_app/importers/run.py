@@ -14,11 +14,11 @@ from stream_app.topics import Log
 
 from .books import Book, FolderBook
 from .pace import Pace
-from .progress import asked, begin, begun, fingerprint, skips
+from .progress import asked, begin, begun, done_before, fingerprint, refuse_live, skips
 from .registry import importer_kind
 from .report import ImportReport
 from .source import Importer, ImportOptions, Progress, SourceError, Tally
-from .writer import EventWriter
+from .writer import EventWriter, OlderThanLogError
 
 __all__ = ["Job", "run_import", "write_source"]
 
@@ -103,6 +103,8 @@ def write_source(
         known = state = begun(chosen, identity, wanted, claimed)
         if known is not None and known.report is not None:
             return msgspec.structs.replace(known.report, was_done=True)
+        if known is None and pace is not None and pace.live:
+            refuse_live(chosen, wanted, claimed)
         skip = {} if known is None else skips(known, claimed, partitions, chosen)
 
         def before_append() -> None:
@@ -110,7 +112,11 @@ def write_source(
             state = state or begin(chosen, identity, wanted, claimed)
 
         writer = EventWriter(claimed, partitions, skip, any(map(any, skip.values())), pace, chosen.batch, before_append)
-        report = _write(job, writer, on_progress)
+        try:
+            report = _write(job, writer, on_progress)
+        except OlderThanLogError as error:
+            there = done_before(chosen, wanted, claimed)
+            raise error if there is None else SourceError(f"{there}. {str(error).partition(':')[0]}") from error
         state = state or begin(chosen, identity, wanted, claimed)  # There was no event at all.
         state.report = msgspec.structs.replace(report, resumed=known is not None)
         chosen.save(claimed, identity, state)

@@ -33,7 +33,10 @@ class Chunk(NamedTuple):
 
 
 class ImportOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every importer can be told."""
+    """What every importer can be told.
+
+    An option of type ``Path`` is a file of :meth:`Importer.inputs`: two imports are the same where its name and content are.
+    """
 
     partitions: int = 4
     """Partitions of the topics that it creates."""
@@ -125,7 +128,13 @@ class ImporterKind(NamedTuple):
             SourceError: an unknown option or a wrong type.
         """
         try:
-            return msgspec.convert(dict(values), type=self.options, strict=False)
+            return msgspec.convert(dict(values), type=self.options, strict=False, dec_hook=_to_path)
         except msgspec.ValidationError as error:
             known = ", ".join(self.options.__struct_fields__)
             raise SourceError(f"importer {self.name!r}: {error}; its options are {known}") from error
+
+
+def _to_path(kind: type[Any], value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"{value!r} is no {kind.__name__}")

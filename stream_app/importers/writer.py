@@ -17,7 +17,7 @@ from stream_app.topics import Log, Message, Topic
 from .pace import Pace
 from .source import Event, SourceError
 
-__all__ = ["BATCH", "EventWriter"]
+__all__ = ["BATCH", "EventWriter", "OlderThanLogError"]
 
 BATCH: Final = 1_000
 """Records that go to a partition together, where nothing else is said."""
@@ -25,6 +25,10 @@ _SHORTEST_WAIT_S: Final = 0.02
 """Events that are due sooner than this are written now, so that they go in batches."""
 _CACHED_KEYS: Final = 1 << 18
 _TOPICS: Final = {Impression: IMPRESSIONS, Action: ACTIONS, Item: ITEMS, User: USERS}
+
+
+class OlderThanLogError(SourceError):
+    """An import begins before the newest event that the log held already."""
 
 
 def _by_effective_time(events: Iterable[Event]) -> list[Event]:
@@ -106,7 +110,7 @@ class _Lane:
             return
         newest = self.topic.read(partition, end - 1, max_records=1)[0].ts
         if ts < newest:
-            raise SourceError(
+            raise OlderThanLogError(
                 f"topic {self.topic.name!r} already holds events up to ts {newest}, and this import begins at {ts}: "
                 "import files in the order of time, or into a new log folder"
             )

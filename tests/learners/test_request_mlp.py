@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from learners import mlp_passes
+from learners import mlp_passes, request_mlp
 from learners.batch import Batch
 from learners.checks import random_block
 from learners.crossed import crossed, crossed_plain
@@ -54,6 +54,29 @@ def test_request_mlp_equals_one_over_the_concatenation() -> None:
     weight = torch.cat([mlp.candidate.weight, mlp.request.weight], 1)
     first = torch.cat([candidate, request[request_of]], 1) @ weight.T + mlp.candidate.bias
     torch.testing.assert_close(mlp([Part(candidate)], request, request_of), mlp.rest(first).squeeze(1))
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize(
+    ("part", "of", "said"),
+    [
+        (Part(torch.zeros(3, 2), torch.tensor([0, 3])), [0, 0], "part 1 of the candidates: place 3 has no row; there are 3"),
+        (Part(torch.zeros(3, 2), torch.tensor([0, -1])), [0, 0], "part 1 of the candidates: place -1 has no row"),
+        (Part(torch.zeros(3, 2), torch.tensor([0, 2]), 2), [0, 0], "part 1 of the candidates: place 2 has no row; there are 2"),
+        (Part(torch.zeros(3, 2), torch.tensor([0, 2]), 4), [0, 0], "part 1 of the candidates has 3 rows, and n_rows = 4"),
+        (Part(torch.zeros(3, 2), torch.tensor([0, 2])), [0, 1], "request_of: place 1 has no row; there are 1"),
+    ],
+)
+def test_places_without_a_row_are_refused(
+    monkeypatch: pytest.MonkeyPatch, part: Part, of: list[int], said: str, debug: bool
+) -> None:
+    """In a model's first step, and in every one where somebody looks for a mistake."""
+    mlp, right = RequestMLP(4, 1, (3,)), Part(torch.zeros(2, 2))
+    if debug:
+        monkeypatch.setattr(request_mlp, "_CHECKS_EACH_STEP", True)
+        mlp([right, Part(torch.zeros(3, 2), torch.tensor([0, 2]), 3)], torch.zeros(1, 1), torch.tensor([0, 0]))
+    with pytest.raises(ValueError, match=said):
+        mlp([right, part], torch.zeros(1, 1), torch.tensor(of))
 
 
 class Case(NamedTuple):

@@ -127,7 +127,7 @@ def test_given_candidates_become_exactly_the_requests(tmp_path: Path) -> None:
     path = write(tmp_path / "clicks.parquet", made_clicks())
     drawn, _ = imported(path, **SMALL)
     some = given_file(tmp_path / "given.parquet", drawn, slice(20, 300, 3))
-    log, report = imported(path, candidates=str(some), partitions=2)
+    log, report = imported(path, candidates=some, partitions=2)
     wanted = {
         page.request_id for page in sorted(events(drawn, IMPRESSIONS, Impression), key=lambda p: int(p.request_id))[20:300:3]
     }
@@ -137,7 +137,7 @@ def test_given_candidates_become_exactly_the_requests(tmp_path: Path) -> None:
     actions = events(log, ACTIONS, Action)
     assert {a.request_id for a in actions} - {None} == wanted
     assert max(a.ts for a in actions) == max(p.ts for p in events(log, IMPRESSIONS, Impression))
-    _, whole = imported(path, candidates=str(some), stop_after_last=False)
+    _, whole = imported(path, candidates=some, stop_after_last=False)
     assert whole.actions == 600 > report.actions
 
 
@@ -148,15 +148,15 @@ def test_given_candidates_that_do_not_fit(tmp_path: Path) -> None:
     table = pq.read_table(given)
     pq.write_table(table.set_column(1, "user_id", pa.array([999] * 10)), tmp_path / "strange.parquet")
     with pytest.raises(SourceError, match=r"strange.parquet: request 1 \(user 999.*no click"):
-        imported(path, candidates=str(tmp_path / "strange.parquet"))
+        imported(path, candidates=tmp_path / "strange.parquet")
     pq.write_table(table.set_column(2, "ts", pa.array([T0 + 10**9] * 10)), tmp_path / "late.parquet")
     with pytest.raises(SourceError, match="after the last click"):
-        imported(path, candidates=str(tmp_path / "late.parquet"))
+        imported(path, candidates=tmp_path / "late.parquet")
     pq.write_table(table.drop_columns(["labels"]), tmp_path / "bare.parquet")
     with pytest.raises(SourceError, match="no column 'labels'"):
-        imported(path, candidates=str(tmp_path / "bare.parquet"))
+        imported(path, candidates=tmp_path / "bare.parquet")
     with pytest.raises(SourceError, match="no file of candidates"):
-        imported(path, candidates=str(tmp_path / "none.parquet"))
+        imported(path, candidates=tmp_path / "none.parquet")
 
 
 def test_limit_counts_requests(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_the_real_log_gives_its_published_requests(data: Path, given: bool) -> N
     """Candidates, labels, histories and flags of the first requests, after the joiner; drawn and given ones alike."""
     n_requests = 3_000
     requests = data / "globo_requests.parquet"
-    options = GloboOptions(partitions=1, candidates=str(requests) if given else None)
+    options = GloboOptions(partitions=1, candidates=requests if given else None)
     log = MemoryLog()
     report = run_import("globo", [data / "globo_clicks.parquet"], log, None, options, limit=n_requests)
     block = joined(log, report)

@@ -11,15 +11,18 @@ import msgspec
 import pytest
 
 from stream_app.events import Action
+from stream_app.importers.books import FolderBook
 from stream_app.importers.globo import GloboOptions
 from stream_app.importers.mapping import ActionColumns, RowsOptions
-from stream_app.importers.progress import asked, fingerprint
+from stream_app.importers.pace import Pace
+from stream_app.importers.progress import asked, begin, begun, fingerprint
 from stream_app.importers.registry import importer_kind
 from stream_app.importers.run import Job, run_import, write_source
 from stream_app.importers.source import Chunk, ImportOptions, SourceError, Tally
 from stream_app.joiner.config import JoinConfig
 from stream_app.simulate.options import SimulateOptions
 from stream_app.topics.embedded import EmbeddedLog
+from stream_app.topics.memory import MemoryLog
 
 S0 = 1_700_000_000
 EVERY = {"partitions": 4, "on_error": "stop"}
@@ -102,6 +105,55 @@ def test_a_version_with_more_options_goes_on(path: Path, kind: str) -> None:
     assert (
         len({today, *(identity(path, later(**each), kind) for each in ({"more": 6}, {"lists": {"a": 5}}, {"none": ""}))}) == 4
     )
+
+
+@pytest.mark.parametrize("kind", [*TODAY, "simulate"])
+def test_a_default_that_has_changed_ends_a_resume(path: Path, kind: str) -> None:
+    options = SimulateOptions if kind == "simulate" else importer_kind(kind).options
+    book = FolderBook(path.parent / "imports")
+    began = asked(kind, [path], options(), None)
+    log = MemoryLog()
+    begin(book, fingerprint(began), began, log)
+    assert set(began.every) == set(options.__struct_fields__)
+    for name in began.every:  # As another version of Freshet asks that has another default.
+        wanted = began._replace(every=began.every | {name: "another"})
+        assert fingerprint(wanted) == fingerprint(began)
+        with pytest.raises(SourceError, match=rf'cut off.* changed since: option {name}: .* then, "another" now\. Finish it'):
+            begun(book, fingerprint(wanted), wanted, log)
+    assert begun(book, fingerprint(began), began, log) is not None
+
+
+def test_a_default_within_an_option_that_has_changed_ends_a_resume(path: Path) -> None:
+    class Later(ActionColumns, frozen=True, kw_only=True):
+        default_kind: str = "view"
+
+    book, log = FolderBook(path.parent / "imports"), MemoryLog()
+    began, wanted = (
+        asked("rows", [path], RowsOptions(actions=each), None) for each in (ActionColumns(user="u"), Later(user="u"))
+    )
+    assert fingerprint(wanted) == fingerprint(began)
+    begin(book, fingerprint(began), began, log)
+    with pytest.raises(SourceError, match=r'option actions.default_kind: "click" then, "view" now'):
+        begun(book, fingerprint(wanted), wanted, log)
+
+
+def test_a_file_of_candidates_is_told_by_its_name_and_content(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = path.with_name("given.parquet")
+    given.write_bytes(b"lists")
+    monkeypatch.chdir(path.parent)
+    (path.parent / "elsewhere").mkdir()
+    moved = path.parent / "elsewhere" / given.name
+    moved.write_bytes(b"lists")
+
+    def of(spelled: str) -> str:
+        options = importer_kind("globo").read_options({"candidates": spelled})
+        return fingerprint(asked("globo", [path, Path(spelled)], options, None))
+
+    known = of("given.parquet")
+    assert {of("./given.parquet"), of(str(given)), of("elsewhere/../given.parquet"), of("elsewhere/given.parquet")} == {known}
+    moved.write_bytes(b"other")
+    renamed = given.rename("new.parquet")
+    assert len({known, of("elsewhere/given.parquet"), of(str(renamed)), identity(path, GloboOptions(), "globo")}) == 4
 
 
 def test_defaults_are_told_by_value_and_at_any_depth(path: Path) -> None:
@@ -205,7 +257,9 @@ def test_a_refused_import_says_what_is_different(tmp_path: Path) -> None:
         old = {name: value for name, value in state.items() if name not in ("options", "limit")}
         kept.unlink()
         (earlier := kept.with_name("0123456789abcdef.json")).write_bytes(msgspec.json.encode(old))
-        with pytest.raises(SourceError, match=r"begun by an earlier version of Freshet, which named imports in another way"):
+        with pytest.raises(
+            SourceError, match=r"an earlier version of Freshet began it, .* again with that version to finish it"
+        ):
             run_import("rows", [path], log, tmp_path, options)
         earlier.rename(kept)
         assert run_import("rows", [path], log, tmp_path, options).resumed
@@ -236,3 +290,61 @@ def test_an_import_that_appended_nothing_is_not_in_the_way(tmp_path: Path) -> No
         assert not run_import("rows", [newer], log, tmp_path, options).resumed
         assert run_import("rows", [first], log, tmp_path, options).was_done
         assert log.topic("impressions").end(0) == 180
+
+
+def small_log(path: Path, first: int = S0) -> tuple[Path, RowsOptions]:
+    rows = [{"user_id": n % 9, "request_id": n, "item_id": 1, "ts": first + n / 100, "label": 1} for n in range(90)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path, RowsOptions(layout="flat", ts_unit="s", label="label", partitions=1)
+
+
+def live() -> Pace:
+    return Pace(live=True, clock=lambda: 2.0 * S0, sleep=lambda seconds: None)
+
+
+def made_by(version: str, folder: Path) -> None:
+    """Leave the only import of a log as earlier versions of Freshet left it: under another identity, with less about it."""
+    (kept,) = (folder / "imports").glob("*.json")
+    state = msgspec.json.decode(kept.read_bytes())
+    unknown = {"options without defaults": {"format"}, "all options": {"format", "options", "limit"}, "a later one": set()}[
+        version
+    ]
+    old = {name: value for name, value in state.items() if name not in unknown}
+    old |= {"format": 1} if version == "a later one" else {}
+    kept.unlink()
+    kept.with_name("0123456789abcdef.json").write_bytes(msgspec.json.encode(old))
+
+
+@pytest.mark.parametrize("version", ["all options", "options without defaults", "a later one"])
+def test_an_import_that_an_earlier_version_finished_is_not_made_again(tmp_path: Path, version: str) -> None:
+    path, options = small_log(tmp_path / "log.jsonl")
+    with EmbeddedLog(tmp_path / "log") as log:
+        run_import("rows", [path], log, tmp_path, options)
+        made_by(version, tmp_path)
+        said = (
+            r"this log holds the import of log\.jsonl \(rows\) already.*an earlier version of Freshet"
+            r".*nothing to do but to join it.*a new log folder.*\(It is 0123456789abcdef in `imports`\)"
+        )
+        for pace in (None, live()):
+            with pytest.raises(SourceError, match=said) as error:
+                run_import("rows", [path], log, tmp_path, options, pace=pace)
+            assert ("with --live its events would come a second time" in str(error.value)) == (pace is not None)
+            assert "in the order of time" not in str(error.value)
+        assert log.topic("impressions").end(0) == 90
+
+
+def test_another_import_of_files_that_are_there_says_how_it_differs(tmp_path: Path) -> None:
+    path, options = small_log(tmp_path / "log.jsonl")
+    other, _ = small_log(tmp_path / "other.jsonl", S0 - 900)
+    with EmbeddedLog(tmp_path / "log") as log:
+        run_import("rows", [path], log, tmp_path, options)
+        with pytest.raises(
+            SourceError, match=r"holds the import of log.jsonl \(rows\) already.*: limit: None then, 5 now\. If"
+        ):
+            run_import("rows", [path], log, tmp_path, options, limit=5)
+        with pytest.raises(SourceError, match=r"^topic 'impressions' already holds events .* in the order of time"):
+            run_import("rows", [other], log, tmp_path, options)
+        newer, _ = small_log(path, S0 + 900)  # Another file of the same name, as a day's are.
+        assert run_import("rows", [newer], log, tmp_path, options).events["impressions"] == 90
+        run_import("rows", [other], log, tmp_path, options, pace=live())
+        assert log.topic("impressions").end(0) == 270

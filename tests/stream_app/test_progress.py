@@ -15,11 +15,57 @@ def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
-def test_rate_and_time_left() -> None:
-    progress = Progress("join", "events", 1_000)
-    progress.update(200)  # Work that an earlier process did.
-    assert progress.line(600, 2.0, "fine") == "join: 600 of 1,000 events (60%), 200/s, 2 s left, fine"
-    assert Progress("join", "events").line(600, 2.0) == "join: 600 events, 300/s"
+class Clock:
+    """A clock that stands still unless told."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_line_says_rate_and_time_left() -> None:
+    assert (
+        Progress("join", "events", 1_000).line(600, 200.0, "fine") == "join: 600 of 1,000 events (60%), 200/s, 2 s left, fine"
+    )
+    assert Progress("join", "events").line(600, 300.0) == "join: 600 events, 300/s"
+    assert Progress("join", "events", 1_000).line(0, 0.0) == "join: 0 of 1,000 events (0%), 0/s"
+
+
+def test_the_rate_is_without_what_an_earlier_process_did_and_without_the_first_step(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    progress = Progress("replay", "requests", 6_000, plain_seconds=0.0, clock=clock)
+    clock.now += 40  # Kernels compile in the first step.
+    progress.update(1_000)
+    assert progress.rate(1_000) == 0.0
+    for n in range(1, 5):
+        clock.now += 0.25
+        progress.update(1_000 + 50 * n)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "freshet: replay: 1,000 of 6,000 requests (17%), 0/s"
+    assert said[-1] == "freshet: replay: 1,200 of 6,000 requests (20%), 200/s, 24 s left"
+
+
+def test_the_rate_forgets_steps_in_which_kernels_compiled() -> None:
+    clock = Clock()
+    progress = Progress("replay", "requests", clock=clock)
+    for n in range(5):  # five slow ones
+        clock.now += 20
+        progress.update(100 * (n + 1))
+    assert progress.rate(500) == pytest.approx(5, rel=0.01)
+    for n in range(120):  # 12 seconds of quick ones
+        clock.now += 0.1
+        progress.update(500 + 100 * (n + 1))
+    assert progress.rate(12_500) == pytest.approx(1_000, rel=0.01)
+
+
+def test_the_rate_of_work_that_says_little() -> None:
+    clock = Clock()
+    progress = Progress("import", "rows", clock=clock)
+    for n in range(4):  # Less often than what counts as recent.
+        clock.now += 60
+        progress.update(600 * n)
+    assert progress.rate(1_800) == pytest.approx(10)
 
 
 def test_quiet_and_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from learners.metrics import MetricOptions
 from learners.samples import SampleBlock, SampleError
 from stream_app.config import Layer, RunConfig, resolve
 from stream_app.entrant import Entrant
+from stream_app.guard import GuardError
 from stream_app.oracle import BEST, Oracle
 from stream_app.prefetch import prefetch
 from stream_app.profile import Profile
@@ -475,3 +476,51 @@ def test_a_checkpoint_written_beside_is_that_of_its_moment(make_block: Make, tmp
         other.load(checkpoint)
         other.run()
         assert reported(other) == reported(run(topic, config))
+
+
+class Diverges(Counts):
+    """Counts until a step, whose loss or weights are no numbers."""
+
+    def __init__(self, at: int, what: str) -> None:
+        super().__init__("m")
+        self._at, self._what = at, what
+
+    def learn(self, block: SampleBlock) -> Stats:
+        stats = super().learn(block)
+        if self.steps[0] < self._at:
+            return stats | {"loss.click": 0.5}
+        if self._what == "weights":
+            self.shown[0] = np.inf  # Scores of the item are 0, a number.
+            return stats | {"loss.click": 0.5}
+        return stats | {"loss.click": float(self._what)}
+
+
+@pytest.mark.parametrize("evaluation", ["immediate", "delayed"])
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("nan", r"m: loss.click is nan at step 9, requests 57 to 63 of the run\. No checkpoint .* learning rates"),
+        ("inf", r"m: loss.click is inf at step 9, requests 57 to 63 of the run\."),
+        ("weights", r"m: shown is not finite any more after \d+ requests of the run\. No checkpoint"),
+    ],
+)
+def test_a_model_that_diverges_ends_the_run_and_leaves_the_checkpoint_before(
+    make_block: Make, tmp_path: Path, evaluation: str, what: str, said: str
+) -> None:
+    config, topic = config_of(eval=evaluation), topic_of(make_block, 60)
+
+    def replay(folder: RunFolder, at: int) -> Replay:
+        entrants = [Entrant("m", Diverges(at, what), (), MetricOptions(window_ms=config.replay.window_ms))]
+        return Replay(config, TopicSource(topic), entrants, folder)
+
+    with RunFolder.create(tmp_path / "run", config) as folder:
+        kept, again = None, replay(folder, 9)
+        if evaluation == "delayed":  # Immediate scores are counted so rarely that a stop is after the end here.
+            first = replay(folder, 1_000)
+            first.run(stop=lambda: first.batches >= 5)
+            kept = latest(folder.path / CHECKPOINTS)
+            assert kept is not None
+            again.load(load(kept, learn=True))
+        with pytest.raises(GuardError, match=said):
+            again.run()
+        assert latest(folder.path / CHECKPOINTS) == kept

@@ -23,6 +23,7 @@ from stream_app.follower import Taken
 from stream_app.guard import GuardError
 from stream_app.live_reader import LiveReader
 from stream_app.order import RecordedStep, encode_step, read_order, recorded_blocks
+from stream_app.profile import Profile
 from stream_app.runs import CHECKPOINTS, ORDER, RunFolder
 from stream_app.sample_sources import NO_END
 from stream_app.samples_reader import Place, SequenceGapError
@@ -103,7 +104,9 @@ def counts(trainer: Trainer) -> Counts:
     return learner
 
 
-def reader_of(topic: Topic, schema: SampleSchema, trainer: Trainer, drain: bool = True) -> LiveReader:
+def reader_of(
+    topic: Topic, schema: SampleSchema, trainer: Trainer, drain: bool = True, profile: Profile | None = None
+) -> LiveReader:
     train = trainer.config.train
     return LiveReader(
         topic,
@@ -113,7 +116,8 @@ def reader_of(topic: Topic, schema: SampleSchema, trainer: Trainer, drain: bool 
         wait_ms=train.wait_ms,
         queue_batches=2,
         drain=drain,
-        prepare=trainer.prepare,
+        profile=profile,
+        prepare=trainer.preparation(),
     )
 
 
@@ -199,6 +203,16 @@ def test_a_backlog_is_learned_in_the_order_of_time_roughly(make_block: Make) -> 
     drain(topic, schema, trainer)
     due = [3 * seq + partition for partition, seq in counts(trainer).seen]
     assert max(np.maximum.accumulate(due) - due) <= 3 * 16
+
+
+@pytest.mark.parametrize("prepares", [True, False])
+def test_a_profile_has_no_stage_that_prepares_nothing(make_block: Make, prepares: bool) -> None:
+    topic, schema = topic_of(make_block, 32), make_block([0], [0]).schema
+    trainer, profile = trainer_of(config_of(), schema, None), Profile()
+    counts(trainer).prepares_ahead = prepares
+    with reader_of(topic, schema, trainer, profile=profile) as reader:
+        assert trainer.run(reader)
+    assert ("prepare" in {name for name, _, _ in profile.rows()}) == prepares
 
 
 def test_what_was_published_twice_is_learned_once(make_block: Make) -> None:
