@@ -23,6 +23,7 @@ from learners.learner import Learner, Scores, State, Stats
 from learners.request_mlp import Part, RequestMLP, SlotPart
 from learners.samples import SampleBlock
 from learners.tables import EmbeddingTable
+from learners.threads import Task
 
 
 class Forward(NamedTuple):
@@ -184,7 +185,14 @@ class NeuralLearner(Learner):
         }
 
 
-def clicked(mlp: RequestMLP, candidate: Sequence[Part | SlotPart], request: Tensor, batch: Batch, learn: bool) -> Forward:
+def clicked(
+    mlp: RequestMLP,
+    candidate: Sequence[Part | SlotPart],
+    request: Tensor,
+    batch: Batch,
+    learn: bool,
+    meanwhile: Task | None = None,
+) -> Forward:
     """Return the logits of an MLP as those of the network; when learning, with the click loss's gradient.
 
     Args:
@@ -193,10 +201,11 @@ def clicked(mlp: RequestMLP, candidate: Sequence[Part | SlotPart], request: Tens
         request: likewise.
         batch: what it is about.
         learn: whether this is for a step.
+        meanwhile: as :meth:`learners.request_mlp.RequestMLP.learn`.
     """
     if not learn:
         return Forward(mlp(candidate, request, batch.request_of()))
-    logits, gradient = mlp.learn(candidate, request, batch.request_of(), batch.labels, batch.weights)
+    logits, gradient = mlp.learn(candidate, request, batch.request_of(), batch.labels, batch.weights, meanwhile)
     return Forward(logits, gradient=gradient)
 
 

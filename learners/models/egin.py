@@ -17,7 +17,9 @@ Legend: ``R`` requests, ``C`` candidates, ``H`` clicks and ``Q`` queries in hist
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, cast
 
 import numba
@@ -42,6 +44,7 @@ from learners.samples import QUERY
 from learners.sim_extract import SimExtract
 from learners.tables import Gathered
 from learners.tables.index import Keys
+from learners.threads import Task
 from negative_queues import draw_key
 
 Bools = npt.NDArray[np.bool_]
@@ -178,12 +181,14 @@ class EGIN(ClickNetwork):
         if self.has_queries:
             assert encoded.queries is not None
             vectors["query"] = self._vectors(batch, "query", encoded.queries, drawn["query"], learn)
-        out = self._score(batch, encoded, vectors, learn and self.place is None)
+        graph = functools.cache(partial(self._graph, batch, vectors, step)) if learn and self.config.graph else None
+        out = self._score(batch, encoded, vectors, learn and self.place is None, graph)
         if self.place is not None:
             out = Forward(out.logits + self.place(batch, learn))
-        if not learn or not self.config.graph:
+        if graph is None:
             return out
-        return self._with_graph(batch, out, vectors, step)
+        losses, stats = graph()  # where the MLP learned beside it, this was done meanwhile
+        return out._replace(losses=losses, stats=stats)
 
     def _vectors(self, batch: Batch, kind: str, shared: Gathered, drawn: Keys, learn: bool) -> Gathered:
         """Return the graph vectors of one node type; uses: of now (candidates or query), of the history, ..., drawn."""
@@ -197,7 +202,9 @@ class EGIN(ClickNetwork):
         """Return the columns of a node type's ids: of now and of the history."""
         return (CANDIDATES, f"{self.sequence}.item") if kind == "item" else ("query", f"{QUERY}.id")
 
-    def _score(self, batch: Batch, encoded: Encoded, vectors: Mapping[str, Gathered], learn: bool) -> Forward:
+    def _score(
+        self, batch: Batch, encoded: Encoded, vectors: Mapping[str, Gathered], learn: bool, meanwhile: Task | None
+    ) -> Forward:
         items, encoder = vectors["item"], cast(SimExtract, self.similar["i2i"])
         clicks = items.of(PAST)
         offsets, candidates = batch.offsets(f"{self.sequence}.item"), batch.offsets(CANDIDATES)
@@ -210,7 +217,7 @@ class EGIN(ClickNetwork):
             query = queries.of(NOW)
             request.append(self.similar["q2q"](query, queries.of(PAST), batch.offsets(f"{QUERY}.id")))
             request.append(self.similar["q2i"](query, clicks, offsets))
-        return clicked(self.mlp, candidate, torch.cat(request, 1), batch, learn)
+        return clicked(self.mlp, candidate, torch.cat(request, 1), batch, learn, meanwhile)
 
     def _graph_inputs(self, batch: Batch, items: Gathered) -> tuple[list[Part], list[Tensor]]:
         """Return what belongs to a candidate, the target and its products with mean and newest of the history, and what belongs
@@ -222,7 +229,8 @@ class EGIN(ClickNetwork):
         history = crossed(batch, items, PAST, f"{self.sequence}.item", newest=True)
         return [distinct(items), Part(history.candidate)], [history.request]
 
-    def _with_graph(self, batch: Batch, out: Forward, vectors: Mapping[str, Gathered], step: int) -> Forward:
+    def _graph(self, batch: Batch, vectors: Mapping[str, Gathered], step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Return the edge losses, and figures."""
         name, seed, config = self.context.name, self.context.seed, self.config
         keep = self._subsampled(batch, step)
         graph = subgraph(batch, self.sequence, config.edges, seed, name, step, queries=self.has_queries, keep=keep)
@@ -237,7 +245,7 @@ class EGIN(ClickNetwork):
         stats = {f"edges.{kind}": edges[kind] / n for kind in losses}
         for kind, nodes in self.nodes.items():
             stats |= {f"queue.{kind}.fill": float(nodes.queue.fill), f"queue.{kind}.age": nodes.queue.mean_age()}
-        return out._replace(losses=losses, stats=stats)
+        return losses, stats
 
     def _subsampled(self, batch: Batch, step: int) -> Bools | None:
         queue = self.nodes["item"].queue
