@@ -107,6 +107,8 @@ class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class EGIN(ClickNetwork):
     """The graph, its queues and the multi-interest network."""
 
+    uses_torch_threads = False
+
     def __init__(self, config: Config, context: ModelContext) -> None:
         super().__init__()
         self.config, self.context = config, context
