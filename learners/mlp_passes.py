@@ -97,7 +97,7 @@ def learned(
             labels, weights, gradient = (tensor.numpy() for tensor in click)
         loss = mlp_ranges.Loss(gradient, labels, weights)
         out, found = _learned(entry, hidden, loss, wanted, threads, meanwhile)
-    made = _Made(entry, hidden, gradient.ctypes.data, out, found)
+    made = _Made(entry, hidden, click, out, found)
     return cast(Tensor, _Passes.apply(plan, made, len(layers) // 4, *layers, *tensors))
 
 
@@ -107,8 +107,8 @@ class _Made:
 
     entry: _Entry
     hidden: Hidden
-    gradient: int
-    """Address of the gradient by the logits that it is for."""
+    click: Click
+    """Its gradient is the one that this is for; held, so that no other tensor comes to lie where it is."""
     out: Tensor
     found: list[Tensor | None] | None
     """Handed out once: held here too, each would be copied on its way into ``.grad``."""
@@ -133,7 +133,7 @@ class _Passes(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         made = cast(_Made | None, ctx.made)
-        if made is not None and grads[0].data_ptr() == made.gradient and made.found is not None:
+        if made is not None and grads[0].data_ptr() == made.click.gradient.data_ptr() and made.found is not None:
             found, made.found = made.found, None
         else:
             none = np.zeros(0, np.float32)

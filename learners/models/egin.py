@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -33,6 +32,7 @@ from learners.crossed import crossed
 from learners.edge_loss import LogQ
 from learners.features import NO_KEYS, Encoded, Inputs, NetworkConfig
 from learners.graph import subsample
+from learners.graph.fresh import fresh_entries
 from learners.graph.nodes import NOW, PAST, GraphNodes, NodeOptions
 from learners.graph.subgraph import GraphConfig, prepare_subgraph, subgraph
 from learners.learner import Learner, State
@@ -288,25 +288,6 @@ class EGIN(ClickNetwork):
         if self.has_queries and not self.inputs.has_category:
             off["seeds"] = "the log has no categories; q2q and q2i edges go by time alone"
         return off if self.config.graph else {**off, "graph": "graph = false"}
-
-
-def fresh_entries(batch: Batch, sequence: str, fresh: str) -> Keys:
-    """Return the ids of each sequence's fresh entries, in order; missing ids are left out."""
-    ids, offsets = batch.ragged(sequence)
-    new: Keys = np.empty(len(ids), np.int64)
-    return new[: _fresh(ids, offsets, batch.block.column(fresh), new)]
-
-
-@numba.njit(cache=True, nogil=True)
-def _fresh(ids: Keys, offsets: Keys, fresh: npt.NDArray[np.int32], new: Keys) -> int:
-    """Write the last ``fresh [R]`` entries of each sequence to ``new``, without missing ones; return how many there are."""
-    n = 0
-    for row in range(len(offsets) - 1):
-        for at in range(max(offsets[row + 1] - fresh[row], offsets[row]), offsets[row + 1]):
-            if ids[at] != 0:
-                new[n] = ids[at]
-                n += 1
-    return n
 
 
 def build(config: Config, context: ModelContext) -> Learner:
