@@ -9,6 +9,7 @@ of slot embeddings, ``d`` their width.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -24,9 +25,9 @@ from torch.autograd.function import once_differentiable
 from learners import mlp_ranges, mlp_shared
 from learners.blas import SGEMM, product
 from learners.mlp_ranges import First, Hidden, Sums
-from learners.threads import Team, team
+from learners.threads import Task, Team, team
 
-__all__ = ["Click", "Plan", "logits"]
+__all__ = ["Click", "Plan", "learned", "logits"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -64,7 +65,7 @@ class Click(NamedTuple):
     """``[C]``, written."""
 
 
-def logits(plan: Plan, layers: Sequence[Tensor | None], tensors: Sequence[Tensor], click: Click | None = None) -> Tensor:
+def logits(plan: Plan, layers: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> Tensor:
     """Return logits ``[C]``.
 
     Args:
@@ -72,30 +73,56 @@ def logits(plan: Plan, layers: Sequence[Tensor | None], tensors: Sequence[Tensor
         layers: weight of the candidates' columns, of the request's or None, bias; then gain, shift, weight and bias of each
             normalisation and of the linear layer behind it.
         tensors: dense columns, rows of shared parts, the request's, tables of bins and positions.
-        click: go back at once; backward, if it is given this very gradient, then hands out what was found.
     """
-    return cast(Tensor, _Passes.apply(plan, click, len(layers) // 4, *layers, *tensors))
+    return cast(Tensor, _Passes.apply(plan, None, len(layers) // 4, *layers, *tensors))
+
+
+def learned(
+    plan: Plan, layers: Sequence[Tensor | None], tensors: Sequence[Tensor], click: Click, meanwhile: Task | None = None
+) -> Tensor:
+    """Return :func:`logits`, and go back at once; autograd's backward, if it is given ``click.gradient`` itself, hands out what
+    was found.
+
+    Args:
+        plan: like the next two as of :func:`logits`.
+        layers: see above.
+        tensors: see above.
+        click: takes the gradient by the logits.
+        meanwhile: of :meth:`learners.threads.Team.run`.
+    """
+    wanted = [tensor.requires_grad for tensor in tensors[: len(plan.widths)]]
+    with team() as threads:
+        with torch.no_grad():
+            entry, hidden = _entered(plan, len(layers) // 4, [*layers, *tensors])
+            labels, weights, gradient = (tensor.numpy() for tensor in click)
+        loss = mlp_ranges.Loss(gradient, labels, weights)
+        out, found = _learned(entry, hidden, loss, wanted, threads, meanwhile)
+    made = _Made(entry, hidden, click, out, found)
+    return cast(Tensor, _Passes.apply(plan, made, len(layers) // 4, *layers, *tensors))
+
+
+@dataclasses.dataclass
+class _Made:
+    """What was found before autograd asked."""
+
+    entry: _Entry
+    hidden: Hidden
+    click: Click
+    """Its gradient is the one that this is for; held, so that no other tensor comes to lie where it is."""
+    out: Tensor
+    found: list[Tensor | None] | None
+    """Handed out once: held here too, each would be copied on its way into ``.grad``."""
 
 
 class _Passes(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        plan: Plan,
-        click: Click | None,
-        n_layers: int,
-        weight: Tensor,
-        request: Tensor | None,
-        bias: Tensor,
-        *rest: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, plan: Plan, made: _Made | None, n_layers: int, *given: Tensor | None) -> Tensor:
+        ctx.made = made
+        if made is not None:
+            ctx.entry, ctx.hidden = made.entry, made.hidden
+            return made.out
         with team() as threads:
-            entry, hidden = _Entry(plan, weight, request, bias, rest[4 * n_layers :]), _hidden(rest[: 4 * n_layers])
-            ctx.entry, ctx.hidden, ctx.click = entry, hidden, click
-            if click is not None:
-                labels, weights, gradient = (tensor.numpy() for tensor in click)
-                out, ctx.found = _learned(ctx, mlp_ranges.Loss(gradient, labels, weights), threads)
-                return out
+            ctx.entry, ctx.hidden = entry, hidden = _entered(plan, n_layers, given)
             out = torch.empty(len(plan.taken))
             work = SGEMM, entry.first, hidden, out.numpy()
             ranges = threads.cut(len(out), LEAST)
@@ -105,34 +132,51 @@ class _Passes(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        click = cast(Click | None, ctx.click)
-        if click is not None and grads[0].data_ptr() == click.gradient.data_ptr() and ctx.found is not None:
-            found, ctx.found = ctx.found, None  # held here too, each would be copied on its way into .grad
+        made = cast(_Made | None, ctx.made)
+        if made is not None and grads[0].data_ptr() == made.click.gradient.data_ptr() and made.found is not None:
+            found, made.found = made.found, None
         else:
             none = np.zeros(0, np.float32)
+            loss = mlp_ranges.Loss(grads[0].contiguous().numpy(), none, none)
+            wanted = ctx.needs_input_grad[6 + 4 * len(ctx.hidden.widths) :]
             with team() as threads:
-                _, found = _learned(ctx, mlp_ranges.Loss(grads[0].contiguous().numpy(), none, none), threads)
+                _, found = _learned(ctx.entry, ctx.hidden, loss, wanted, threads)
         return None, None, None, *found
 
 
-def _learned(ctx: Any, loss: mlp_ranges.Loss, threads: Team) -> tuple[Tensor, list[Tensor | None]]:
+def _entered(plan: Plan, n_layers: int, given: Sequence[Tensor | None]) -> tuple[_Entry, Hidden]:
+    """Return the first layer and the others of what autograd is given: layers, then tensors."""
+    weight, request, bias, *rest = given
+    layers, tensors = cast(Sequence[Tensor], rest[: 4 * n_layers]), cast(Sequence[Tensor], rest[4 * n_layers :])
+    return _Entry(plan, cast(Tensor, weight), request, cast(Tensor, bias), tensors), _hidden(layers)
+
+
+def _learned(
+    entry: _Entry,
+    hidden: Hidden,
+    loss: mlp_ranges.Loss,
+    needed: Sequence[bool],
+    threads: Team,
+    meanwhile: Task | None = None,
+) -> tuple[Tensor, list[Tensor | None]]:
     """Go forward and back; return the logits, and the gradients from the first weight's on in the order of the arguments."""
-    entry, hidden = cast(_Entry, ctx.entry), cast(Hidden, ctx.hidden)
     first, out = entry.first, torch.empty(len(entry.plan.taken))
-    wanted = _Wanted(entry, ctx.needs_input_grad[6 + 4 * len(hidden.widths) :])
-    ranges = threads.cut(len(out), LEAST)
+    wanted = _Wanted(entry, needed)
+    ranges = threads.cut(len(out), LEAST, more=meanwhile is not None)
     shapes = hidden.packed.shape, first.bias.shape, first.w.shape, first.both.shape, first.contribution.shape
     sums = Sums(*(np.empty((len(ranges), *shape), np.float32) for shape in shapes))
     work = SGEMM, first, hidden, out.numpy(), loss, wanted.w, wanted.gradient.numpy()
     own = [Sums(*(array[at] for array in sums)) for at in range(len(ranges))]
-    threads.run([partial(mlp_ranges.learn, *work, part, rows.start, rows.stop) for part, rows in zip(own, ranges, strict=True)])
-    of_weight = torch.empty(entry.shape)
-    tasks: list[Any] = [partial(entry.shared_gradient, j, sums.both, of_weight.numpy()) for j in range(len(entry.shared))]
-    if entry.plan.slots is not None:  # the longest one first
-        of_tables, *made = threads.run([partial(entry.slot_gradient, sums.slots, of_weight.numpy()), *tasks])
-    else:
-        of_tables, made = (), [task() for task in tasks]  # two threads would take longer to meet
-    return out, [of_weight, *_gradients(entry, hidden, wanted, sums, of_weight, made), *of_tables]
+    tasks = [partial(mlp_ranges.learn, *work, part, rows.start, rows.stop) for part, rows in zip(own, ranges, strict=True)]
+    threads.run(tasks, meanwhile)
+    with torch.no_grad():
+        of_weight = torch.empty(entry.shape)
+        after: list[Any] = [partial(entry.shared_gradient, j, sums.both, of_weight.numpy()) for j in range(len(entry.shared))]
+        if entry.plan.slots is not None:  # the longest one first
+            of_tables, *made = threads.run([partial(entry.slot_gradient, sums.slots, of_weight.numpy()), *after])
+        else:
+            of_tables, made = (), [task() for task in after]  # two threads would take longer to meet
+        return out, [of_weight, *_gradients(entry, hidden, wanted, sums, of_weight, made), *of_tables]
 
 
 def _hidden(parameters: Sequence[Tensor]) -> Hidden:

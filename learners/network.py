@@ -7,6 +7,7 @@ A model's file defines a :class:`ClickNetwork`: tables, layers, and a ``forward`
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from learners.adam import DenseAdam
 from learners.batch import Batch
+from learners.click_loss import click_loss, probabilities
 from learners.features import Inputs
 from learners.learner import Learner, Scores, State, Stats
 from learners.request_mlp import Part, RequestMLP, SlotPart
 from learners.samples import SampleBlock
 from learners.tables import EmbeddingTable
+from learners.threads import Task, held
 
 
 class Forward(NamedTuple):
@@ -40,6 +42,9 @@ class ClickNetwork(nn.Module, abc.ABC):
 
     tables: dict[str, EmbeddingTable]
     inputs: Inputs
+    uses_torch_threads: bool = True
+    """Whether torch's own threads gain time in a step (large products, a transformer), rather than cost some: where all that is
+    large is cut by :mod:`learners.threads`, torch's operations are too small for them."""
 
     @abc.abstractmethod
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
@@ -102,7 +107,7 @@ class NeuralLearner(Learner):
         """Return click probabilities, ``[C]``."""
         with torch.no_grad():
             logits = self.network(Batch(block, self.device), learn=False, step=self.step).logits
-        return _probabilities(logits)
+        return probabilities(logits).cpu().numpy()
 
     def learn(self, block: SampleBlock) -> Stats:
         """Take one step on the block."""
@@ -110,11 +115,16 @@ class NeuralLearner(Learner):
 
     def predict_learn(self, block: SampleBlock) -> tuple[Scores, Stats]:
         """Score and learn with one forward pass."""
+        with contextlib.nullcontext() if self.network.uses_torch_threads else held():
+            return self._step(block)
+
+    def _step(self, block: SampleBlock) -> tuple[Scores, Stats]:
         batch, vectors = Batch(block, self.device), self.network.inputs.vectors
         before = (0, 0) if vectors is None else vectors.look_ups()
         out: Forward = self.network(batch, learn=True, step=self.step)
-        scores = out.logits.detach().sigmoid()
-        click, gradient = _click_loss(out.logits.detach(), scores, batch, out.gradient)
+        scores, click, gradient = click_loss(out.logits.detach(), batch.labels, batch.weights)
+        if out.gradient is not None:  # that very tensor: it says that the network went back with it
+            gradient = out.gradient
         weights = self.network.loss_weights()
         parts = {name: loss for name, loss in out.losses.items() if loss.requires_grad}
         self.optimiser.zero_grad()
@@ -129,7 +139,7 @@ class NeuralLearner(Learner):
         self.step += 1
         losses = {f"loss.{name}": float(loss.detach()) for name, loss in out.losses.items()}
         missing = {} if vectors is None else {"vectors.missing": vectors.missing_share(before)}
-        return scores.cpu().numpy(), {"loss.click": float(click), **losses, **missing, **out.stats}
+        return scores.cpu().numpy(), {"loss.click": click, **losses, **missing, **out.stats}
 
     def state(self) -> State:
         """Return layers, optimiser, tables, queues and the step as named arrays."""
@@ -184,7 +194,14 @@ class NeuralLearner(Learner):
         }
 
 
-def clicked(mlp: RequestMLP, candidate: Sequence[Part | SlotPart], request: Tensor, batch: Batch, learn: bool) -> Forward:
+def clicked(
+    mlp: RequestMLP,
+    candidate: Sequence[Part | SlotPart],
+    request: Tensor,
+    batch: Batch,
+    learn: bool,
+    meanwhile: Task | None = None,
+) -> Forward:
     """Return the logits of an MLP as those of the network; when learning, with the click loss's gradient.
 
     Args:
@@ -193,26 +210,12 @@ def clicked(mlp: RequestMLP, candidate: Sequence[Part | SlotPart], request: Tens
         request: likewise.
         batch: what it is about.
         learn: whether this is for a step.
+        meanwhile: as :meth:`learners.request_mlp.RequestMLP.learn`.
     """
     if not learn:
         return Forward(mlp(candidate, request, batch.request_of()))
-    logits, gradient = mlp.learn(candidate, request, batch.request_of(), batch.labels, batch.weights)
+    logits, gradient = mlp.learn(candidate, request, batch.request_of(), batch.labels, batch.weights, meanwhile)
     return Forward(logits, gradient=gradient)
-
-
-def _click_loss(logits: Tensor, scores: Tensor, batch: Batch, gradient: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the weighted mean cross entropy over candidates (EGIN, L_CTR; weights 1 unless a label policy says otherwise), and
-    its gradient by the logits, ``w (p - y) / C``, unless it is there."""
-    n = max(logits.numel(), 1)
-    loss = binary_cross_entropy_with_logits(logits, batch.labels, weight=batch.weights, reduction="sum")
-    if gradient is None:
-        gradient = (scores - batch.labels).mul_(batch.weights).div_(n)
-    return loss / n, gradient
-
-
-def _probabilities(logits: Tensor) -> Scores:
-    scores: Scores = logits.detach().sigmoid().cpu().numpy()
-    return scores
 
 
 def _part(state: Mapping[str, npt.NDArray[Any]], prefix: str) -> State:

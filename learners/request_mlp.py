@@ -18,6 +18,7 @@ from learners import mlp_passes
 from learners.mlp_passes import Click, Plan
 from learners.sim_extract import SimExtract, Slots
 from learners.tables import Gathered
+from learners.threads import Task
 
 __all__ = ["Part", "RequestMLP", "SlotPart", "distinct"]
 
@@ -93,7 +94,13 @@ class RequestMLP(nn.Module):
         return self._compiled(candidate, request, request_of, None)
 
     def learn(
-        self, candidate: Sequence[Part | SlotPart], request: Tensor, request_of: Tensor, labels: Tensor, weights: Tensor
+        self,
+        candidate: Sequence[Part | SlotPart],
+        request: Tensor,
+        request_of: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        meanwhile: Task | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return logits, and their gradient of the click loss, ``w (sigmoid(logit) - y) / C``, where it went back with it.
 
@@ -106,14 +113,20 @@ class RequestMLP(nn.Module):
             request_of: see above.
             labels: ``y``, float32 ``[C]``.
             weights: ``w``, float32 ``[C]``.
+            meanwhile: what the caller's thread may do while another one works on this; on the CPU it is called once.
         """
         if request_of.device.type != "cpu":
             return self.plain(candidate, request, request_of), None
         gradient = torch.empty(len(request_of))
-        return self._compiled(candidate, request, request_of, Click(labels, weights, gradient)), gradient
+        return self._compiled(candidate, request, request_of, Click(labels, weights, gradient), meanwhile), gradient
 
     def _compiled(
-        self, candidate: Sequence[Part | SlotPart], request: Tensor, request_of: Tensor, click: Click | None
+        self,
+        candidate: Sequence[Part | SlotPart],
+        request: Tensor,
+        request_of: Tensor,
+        click: Click | None,
+        meanwhile: Task | None = None,
     ) -> Tensor:
         if self._own is None or _CHECKS_EACH_STEP:
             _check_places(candidate, request, request_of)
@@ -123,7 +136,9 @@ class RequestMLP(nn.Module):
             self._own = cast(list[nn.Parameter | None], own)
         self._check_widths(candidate, request)
         plan, tensors = _plan(candidate, request if self._own[1] is not None else None, request_of)
-        return mlp_passes.logits(plan, self._own, tensors, click)
+        if click is None:
+            return mlp_passes.logits(plan, self._own, tensors)
+        return mlp_passes.learned(plan, self._own, tensors, click, meanwhile)
 
     def _check_widths(self, candidate: Sequence[Part | SlotPart], request: Tensor) -> None:
         """Refuse inputs that are not as wide as the weights: slices of these would be cut short without a word."""

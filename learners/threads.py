@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
 
-__all__ = ["Team", "team"]
+__all__ = ["Task", "Team", "held", "team"]
 
 Task = Callable[[], Any]
 
@@ -34,32 +34,47 @@ class Team:
 
     def __enter__(self) -> Team:
         if self.n > 1:
-            torch.set_num_threads(1)
+            _set(1)
         return self
 
     def __exit__(self, *raised: object) -> None:
         if self.n > 1:
-            torch.set_num_threads(self.n)
+            _set(self.n)
 
-    def cut(self, n: int, least: int) -> list[slice]:
-        """Cut ``n`` rows into nearly equal ranges of ``least`` rows or more, at most one per thread; one where they are few."""
-        parts = max(1, min(self.n, n // max(least, 1)))
+    def cut(self, n: int, least: int, *, more: int = 0) -> list[slice]:
+        """Cut ``n`` rows into nearly equal ranges of ``least`` rows or more, at most one per thread; one where they are few.
+
+        Args:
+            n: rows.
+            least: see above.
+            more: ranges beside one per thread, where there are several: the caller comes later (:meth:`run`'s ``meanwhile``).
+        """
+        parts = max(1, min(self.n + more * (self.n > 1), n // max(least, 1)))
         return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
 
-    def run(self, tasks: Sequence[Task]) -> list[Any]:
+    def run(self, tasks: Sequence[Task], meanwhile: Task | None = None) -> list[Any]:
         """Run tasks at once and return what they returned, in their order. They must not need autograd.
 
-        With one thread or one task they run one after the other in the caller.
+        With one thread, or one task and nothing else to do, they run one after the other in the caller.
+
+        Args:
+            tasks: see above.
+            meanwhile: what the caller does before it takes tasks; it may need autograd.
 
         Raises:
-            BaseException: what the first task that failed, by the order of tasks, has raised; when all of them have ended.
+            BaseException: what ``meanwhile`` has raised, else the first task that failed, by the order of tasks; when all of
+                them have ended.
         """
-        if self.n == 1 or len(tasks) < 2:
+        if self.n == 1 or len(tasks) + (meanwhile is not None) < 2:
+            if meanwhile is not None:
+                meanwhile()
             return [task() for task in tasks]
         job = _Job(tasks)
         interrupt = None
         try:
-            _pool.call(min(self.n, len(tasks)) - 1, job)
+            _pool.call(min(self.n - 1, len(tasks) - (meanwhile is None)), job)
+            if meanwhile is not None:
+                meanwhile()
             job.work()
         finally:
             while not job.ended:  # nobody works on the caller's arrays once it goes on, wherever an interrupt comes
@@ -74,7 +89,39 @@ class Team:
 
 def team() -> Team:
     """Return as many threads as torch has in the caller: one inside another team, so work inside work is not split again."""
-    return Team(torch.get_num_threads())
+    held: int | None = getattr(_held, "n", None)
+    return Team(torch.get_num_threads() if held is None else held)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Inside torch has one thread, and teams have as many as it had outside.
+
+    For what calls teams for all that is large: torch's own threads only cost where its operations are small.
+    """
+    n = team().n
+    if n == 1 or hasattr(_held, "n"):
+        yield
+        return
+    try:
+        torch.set_num_threads(1)
+        _held.n = n
+        yield
+    finally:
+        vars(_held).pop("n", None)
+        torch.set_num_threads(n)
+
+
+_held = threading.local()
+"""``n``: threads of the next team, inside :func:`held`."""
+
+
+def _set(n: int) -> None:
+    """Set how many threads torch, or the next team, has."""
+    if hasattr(_held, "n"):
+        _held.n = n
+    else:
+        torch.set_num_threads(n)
 
 
 class _Job:

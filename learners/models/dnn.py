@@ -26,6 +26,8 @@ class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class DNN(ClickNetwork):
     """Pooling and an MLP."""
 
+    uses_torch_threads = False
+
     def __init__(self, config: Config, context: ModelContext) -> None:
         super().__init__()
         self.inputs = Inputs(config, context)

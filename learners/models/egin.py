@@ -17,10 +17,11 @@ Legend: ``R`` requests, ``C`` candidates, ``H`` clicks and ``Q`` queries in hist
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -31,6 +32,7 @@ from learners.crossed import crossed
 from learners.edge_loss import LogQ
 from learners.features import NO_KEYS, Encoded, Inputs, NetworkConfig
 from learners.graph import subsample
+from learners.graph.fresh import fresh_entries
 from learners.graph.nodes import NOW, PAST, GraphNodes, NodeOptions
 from learners.graph.subgraph import GraphConfig, prepare_subgraph, subgraph
 from learners.learner import Learner, State
@@ -42,6 +44,7 @@ from learners.samples import QUERY
 from learners.sim_extract import SimExtract
 from learners.tables import Gathered
 from learners.tables.index import Keys
+from learners.threads import Task
 from negative_queues import draw_key
 
 Bools = npt.NDArray[np.bool_]
@@ -103,6 +106,8 @@ class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 class EGIN(ClickNetwork):
     """The graph, its queues and the multi-interest network."""
+
+    uses_torch_threads = False
 
     def __init__(self, config: Config, context: ModelContext) -> None:
         super().__init__()
@@ -178,12 +183,14 @@ class EGIN(ClickNetwork):
         if self.has_queries:
             assert encoded.queries is not None
             vectors["query"] = self._vectors(batch, "query", encoded.queries, drawn["query"], learn)
-        out = self._score(batch, encoded, vectors, learn and self.place is None)
+        graph = functools.cache(partial(self._graph, batch, vectors, step)) if learn and self.config.graph else None
+        out = self._score(batch, encoded, vectors, learn and self.place is None, graph)
         if self.place is not None:
             out = Forward(out.logits + self.place(batch, learn))
-        if not learn or not self.config.graph:
+        if graph is None:
             return out
-        return self._with_graph(batch, out, vectors, step)
+        losses, stats = graph()  # where the MLP learned beside it, this was done meanwhile
+        return out._replace(losses=losses, stats=stats)
 
     def _vectors(self, batch: Batch, kind: str, shared: Gathered, drawn: Keys, learn: bool) -> Gathered:
         """Return the graph vectors of one node type; uses: of now (candidates or query), of the history, ..., drawn."""
@@ -197,7 +204,9 @@ class EGIN(ClickNetwork):
         """Return the columns of a node type's ids: of now and of the history."""
         return (CANDIDATES, f"{self.sequence}.item") if kind == "item" else ("query", f"{QUERY}.id")
 
-    def _score(self, batch: Batch, encoded: Encoded, vectors: Mapping[str, Gathered], learn: bool) -> Forward:
+    def _score(
+        self, batch: Batch, encoded: Encoded, vectors: Mapping[str, Gathered], learn: bool, meanwhile: Task | None
+    ) -> Forward:
         items, encoder = vectors["item"], cast(SimExtract, self.similar["i2i"])
         clicks = items.of(PAST)
         offsets, candidates = batch.offsets(f"{self.sequence}.item"), batch.offsets(CANDIDATES)
@@ -210,7 +219,7 @@ class EGIN(ClickNetwork):
             query = queries.of(NOW)
             request.append(self.similar["q2q"](query, queries.of(PAST), batch.offsets(f"{QUERY}.id")))
             request.append(self.similar["q2i"](query, clicks, offsets))
-        return clicked(self.mlp, candidate, torch.cat(request, 1), batch, learn)
+        return clicked(self.mlp, candidate, torch.cat(request, 1), batch, learn, meanwhile)
 
     def _graph_inputs(self, batch: Batch, items: Gathered) -> tuple[list[Part], list[Tensor]]:
         """Return what belongs to a candidate, the target and its products with mean and newest of the history, and what belongs
@@ -222,7 +231,8 @@ class EGIN(ClickNetwork):
         history = crossed(batch, items, PAST, f"{self.sequence}.item", newest=True)
         return [distinct(items), Part(history.candidate)], [history.request]
 
-    def _with_graph(self, batch: Batch, out: Forward, vectors: Mapping[str, Gathered], step: int) -> Forward:
+    def _graph(self, batch: Batch, vectors: Mapping[str, Gathered], step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Return the edge losses, and figures."""
         name, seed, config = self.context.name, self.context.seed, self.config
         keep = self._subsampled(batch, step)
         graph = subgraph(batch, self.sequence, config.edges, seed, name, step, queries=self.has_queries, keep=keep)
@@ -237,7 +247,7 @@ class EGIN(ClickNetwork):
         stats = {f"edges.{kind}": edges[kind] / n for kind in losses}
         for kind, nodes in self.nodes.items():
             stats |= {f"queue.{kind}.fill": float(nodes.queue.fill), f"queue.{kind}.age": nodes.queue.mean_age()}
-        return out._replace(losses=losses, stats=stats)
+        return losses, stats
 
     def _subsampled(self, batch: Batch, step: int) -> Bools | None:
         queue = self.nodes["item"].queue
@@ -278,25 +288,6 @@ class EGIN(ClickNetwork):
         if self.has_queries and not self.inputs.has_category:
             off["seeds"] = "the log has no categories; q2q and q2i edges go by time alone"
         return off if self.config.graph else {**off, "graph": "graph = false"}
-
-
-def fresh_entries(batch: Batch, sequence: str, fresh: str) -> Keys:
-    """Return the ids of each sequence's fresh entries, in order; missing ids are left out."""
-    ids, offsets = batch.ragged(sequence)
-    new: Keys = np.empty(len(ids), np.int64)
-    return new[: _fresh(ids, offsets, batch.block.column(fresh), new)]
-
-
-@numba.njit(cache=True, nogil=True)
-def _fresh(ids: Keys, offsets: Keys, fresh: npt.NDArray[np.int32], new: Keys) -> int:
-    """Write the last ``fresh [R]`` entries of each sequence to ``new``, without missing ones; return how many there are."""
-    n = 0
-    for row in range(len(offsets) - 1):
-        for at in range(max(offsets[row + 1] - fresh[row], offsets[row]), offsets[row + 1]):
-            if ids[at] != 0:
-                new[n] = ids[at]
-                n += 1
-    return n
 
 
 def build(config: Config, context: ModelContext) -> Learner:

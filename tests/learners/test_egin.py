@@ -14,8 +14,9 @@ from learners import checks
 from learners.batch import Batch
 from learners.checks import PLAIN_SCHEMA, SCHEMA, Case, random_block, replaced
 from learners.graph.append import lengthened, where
+from learners.graph.fresh import fresh_entries
 from learners.graph.subgraph import GraphConfig, Subgraph, subgraph
-from learners.models.egin import EGIN, fresh_entries
+from learners.models.egin import EGIN
 from learners.network import NeuralLearner
 from learners.samples import Ragged, SampleBlock
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,10 +11,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from learners.adam import DenseAdam
-from learners.batch import Batch
-from learners.checks import random_block, replaced
-from learners.network import _click_loss
-from learners.samples import Ragged
+from learners.click_loss import click_loss, click_loss_plain, probabilities
 
 
 @given(seed=st.integers(0, 100), rate=st.sampled_from([1e-3, 0.1]), steps=st.integers(1, 30))
@@ -36,13 +35,25 @@ def test_adam_is_torchs(seed: int, rate: float, steps: int) -> None:
             torch.testing.assert_close(one.state[mine][part], tensor, atol=1e-6, rtol=1e-5)
 
 
-def test_click_loss_has_the_gradient_that_autograd_finds() -> None:
-    block = random_block(seed=3)
-    weights = torch.rand(block.n_candidates)
-    own = Ragged(weights.numpy(), block.ragged("candidate.item").offsets)
-    batch = Batch(replaced(block, candidate__weight=own), torch.device("cpu"))
-    logits = torch.randn(batch.n_candidates, requires_grad=True)
-    loss, gradient = _click_loss(logits.detach(), logits.detach().sigmoid(), batch)
-    expected = binary_cross_entropy_with_logits(logits, batch.labels, weight=weights)
-    torch.testing.assert_close(loss, expected.detach())
-    torch.testing.assert_close(gradient, torch.autograd.grad(expected, logits)[0])
+@pytest.mark.parametrize("spread", [1.0, 100.0])  # the latter overflows exp
+def test_click_loss_has_the_gradient_that_autograd_finds(spread: float) -> None:
+    torch.manual_seed(3)
+    labels, weights = torch.randint(0, 2, (203,)).float(), torch.rand(203)
+    logits = (spread * torch.randn(203)).requires_grad_()
+    scores, loss, gradient = click_loss(logits.detach(), labels, weights)
+    expected = binary_cross_entropy_with_logits(logits, labels, weight=weights)
+    torch.testing.assert_close(loss, float(expected.detach()))
+    torch.testing.assert_close(scores, logits.detach().sigmoid())
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, logits)[0], atol=1e-8, rtol=1e-5)
+    assert torch.equal(scores, probabilities(logits.detach()))
+    for ours, torchs in zip((scores, loss, gradient), click_loss_plain(logits.detach(), labels, weights), strict=True):
+        torch.testing.assert_close(ours, torchs)
+
+
+def test_click_loss_of_no_candidates_is_0_and_of_nan_is_nan() -> None:
+    none = torch.empty(0)
+    assert click_loss(none, none, none)[1] == 0.0
+    nan = torch.tensor([0.0, float("nan")])
+    scores, loss, gradient = click_loss(nan, torch.zeros(2), torch.ones(2))
+    assert np.isnan(loss)
+    assert scores.isnan().tolist() == gradient.isnan().tolist() == [False, True]

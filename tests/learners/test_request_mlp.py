@@ -196,6 +196,22 @@ def test_equal_bits_for_equal_threads(threads: int) -> None:
             assert torch.equal(one, other)
 
 
+def test_what_the_caller_does_meanwhile_is_done_once_with_a_graph_and_moves_nothing(threads: int) -> None:
+    case = Case.of(2, 5, 200, (40, 17), True, 3)
+    labels, weights = case.click()
+    done: list[torch.Tensor] = []
+    found = []
+    for meanwhile in (None, lambda: done.append(case.inputs[0].sum())):
+        logits, gradient = case.mlp.learn(*case.given, labels, weights, meanwhile)
+        assert gradient is not None
+        made = torch.autograd.grad(logits, case.inputs, gradient, allow_unused=True)
+        found.append([logits.detach(), *(g for g in made if g is not None)])
+    (graph,) = done
+    assert graph.requires_grad
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)  # one range more: sums in another order
+    assert torch.equal(found[0][0], found[1][0])
+
+
 def test_a_score_is_of_the_same_bits_whether_it_is_learned_or_not(threads: int) -> None:
     case = Case.of(1, 5, 200, (40, 17), True, 3)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learners import threads as module
-from learners.threads import Team, team
+from learners.threads import Team, held, team
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,59 @@ def test_torch_has_one_thread_inside_and_its_own_again_behind() -> None:
     with pytest.raises(ZeroDivisionError), team():
         raise ZeroDivisionError
     assert torch.get_num_threads() == 2
+
+
+def test_the_caller_does_something_else_while_another_thread_begins() -> None:
+    torch.set_num_threads(2)
+    barrier, weight = threading.Barrier(2), torch.ones(1, requires_grad=True)
+    found: list[torch.Tensor] = []
+
+    def meanwhile() -> None:
+        barrier.wait(timeout=60)  # the one task is taken by the other thread
+        found.append(weight * team().n)  # with a graph, and not split again
+
+    with team() as threads:
+        (name,) = threads.run([partial(meet, barrier)], meanwhile)
+        assert name != threading.get_ident()
+        assert threads.run([partial(int, n) for n in range(50)], partial(int, 0)) == list(range(50))
+    assert found[0].requires_grad
+    assert float(found[0].detach()) == 1
+    assert Team(1).run([partial(found.append, weight)], partial(found.append, weight)) == [None]
+    assert len(found) == 3
+
+
+def test_what_the_caller_raises_meanwhile_waits_for_the_other_thread() -> None:
+    torch.set_num_threads(2)
+    begun, done = threading.Event(), threading.Event()
+
+    def task() -> None:
+        begun.set()
+        time.sleep(0.1)
+        done.set()
+
+    def meanwhile() -> None:
+        assert begun.wait(timeout=60)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), team() as threads:
+        threads.run([task], meanwhile)
+    assert done.is_set()
+    assert torch.get_num_threads() == 2
+
+
+def test_inside_held_torch_has_one_thread_and_a_team_has_all() -> None:
+    torch.set_num_threads(3)
+    barrier = threading.Barrier(3)
+    with held():
+        assert torch.get_num_threads() == 1
+        with held(), team() as threads:
+            assert threads.n == 3
+            assert team().n == 1
+            assert len(set(threads.run([partial(meet, barrier)] * 3))) == 3
+        assert team().n == 3
+    with pytest.raises(ZeroDivisionError), held():
+        raise ZeroDivisionError
+    assert (torch.get_num_threads(), team().n) == (3, 3)
 
 
 def test_the_first_task_that_failed_is_raised_when_all_have_ended() -> None:
