@@ -117,18 +117,45 @@ class RowIndex:
         admitted = self.admission.admit(wanted) if len(wanted) else wanted
         return self._admit(admitted, protected=rows) if len(admitted) else NO_ROWS
 
+    def view(self, weight: npt.NDArray[np.float32]) -> probing.View:
+        """Return what a compiled look-up takes, with the vectors of the rows, ``[capacity, D]``."""
+        times = self.times
+        return probing.View(self._slots, self.keys, self.count, times.first, times.last, self.changed, weight)
+
     def look_up(
-        self, keys: Keys, weight: npt.NDArray[np.float32], rows: Rows, out: npt.NDArray[np.float32], ts: int | None
-    ) -> int:
+        self,
+        keys: Keys,
+        weight: npt.NDArray[np.float32],
+        rows: Rows,
+        out: npt.NDArray[np.float32],
+        ts: int | None,
+        first: tuple[int, float],
+    ) -> tuple[int, int]:
         """Write the rows of distinct keys to ``rows [U]`` and what ``weight [capacity, D]`` has of them to ``out [U, D]``;
-        :meth:`touch` them at ``ts`` if all are known.
+        with an event time, admit those that nothing stands against, and :meth:`touch` all of them if all are known.
+
+        Args:
+            keys: int64 ``[U]``.
+            weight: see there; of new rows it gets the initial vectors.
+            rows: written.
+            out: written.
+            ts: event time in ms, None for scoring.
+            first: seed and scale of initial vectors.
 
         Returns:
-            how many are unknown.
+            how many are unknown, and how many rows are new, the last of all.
         """
-        times, code = self.times, 0 if ts is None else self.times.code(ts)
-        counted = self.count, times.first, times.last, self.changed
-        return int(probing.look_up(self._slots, self.keys, keys, weight, rows, out, *counted, ts is not None, code))
+        learn = ts is not None
+        code, room = (self.times.code(ts), self._free_room()) if ts is not None else (0, 0)
+        unknown, admitted = probing.look_up(self.view(weight), keys, rows, out, learn, code, self.n, room, *first)
+        self.n += admitted
+        return unknown, admitted
+
+    def _free_room(self) -> int:
+        """Return how many keys get the next rows without a question: nothing grows, gives way, is reused or decides."""
+        if len(self.free) or not self.admission.admits_all:
+            return 0
+        return min(self.capacity, self.max_rows, 5 * len(self._slots) // 8) - self.n
 
     def seen(self, keys: Keys) -> tuple[Keys, Keys]:
         """Return how often keys were counted, and when first (ms), int64 ``[N]`` each; 0 for unknown keys."""

@@ -135,16 +135,19 @@ class EmbeddingTable:
 
     def _on_cpu(self, asked: Distinct, out: npt.NDArray[np.float32], learn: bool, ts: int) -> Rows:
         """Write vectors of distinct keys to ``out [U, D]``, return their rows: with one compiled call where all are known."""
-        keys, seen = asked.keys, ts if learn else None
+        keys, seen, weight = asked.keys, ts if learn else None, self.columns.arrays[0]
         rows = np.empty(len(keys), np.int32)
-        unknown = self.index.look_up(keys, self.columns.arrays[0], rows, out, seen)
+        first = self._seed, self.config.initial_scale
+        unknown, admitted = self.index.look_up(keys, weight, rows, out, seen, first)
+        if admitted:
+            self.columns.begin_last(self.index.n, admitted)
         if unknown and learn and self._admit(asked, rows):
-            unknown = self.index.look_up(keys, self.columns.arrays[0], rows, out, seen)
+            unknown, _ = self.index.look_up(keys, self.columns.arrays[0], rows, out, seen, first)
         if unknown:
             at = np.flatnonzero(rows < 0)
-            first = np.empty((len(at), self.config.dim), np.float32)
-            probing.initial(keys[at], self._seed, self.config.initial_scale, first)
-            out[at] = first
+            vectors = np.empty((len(at), self.config.dim), np.float32)
+            probing.initial(keys[at], *first, vectors)
+            out[at] = vectors
             if learn:
                 self.index.touch(rows, ts)
         return rows
