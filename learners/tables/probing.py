@@ -32,7 +32,7 @@ class View(NamedTuple):
     slots: Slots
     keys: Keys
     """Of each row, like the next ones."""
-    count: Counts
+    counts: Counts
     first: Codes
     last: Codes
     changed: Flags
@@ -237,7 +237,7 @@ def look_up(
         unknown, admitted = 0, unknown
     gather(view.weight, rows, out)
     if learn and unknown == 0:
-        touch(rows, code, view.count, view.first, view.last, view.changed)
+        touch(rows, code, view.counts, view.first, view.last, view.changed)
     return unknown, admitted
 
 
@@ -251,7 +251,7 @@ def _admit_unknown(view: View, wanted: Keys, rows: Rows, n_rows: int, unknown: i
             at += 1
     new.sort()
     theirs = np.arange(n_rows, n_rows + unknown).astype(np.int32)
-    admit(view.slots, view.keys, new, theirs, view.count, view.changed)
+    admit(view.slots, view.keys, new, theirs, view.counts, view.changed)
     initial(new, seed, scale, view.weight[n_rows : n_rows + unknown])
     for i in range(len(rows)):
         if rows[i] < 0:
