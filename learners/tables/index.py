@@ -148,8 +148,8 @@ class RowIndex:
         learn = ts is not None
         code, room = (self.times.code(ts), self._free_room()) if ts is not None else (0, 0)
         unknown, admitted = probing.look_up(self.view(weight), keys, rows, out, learn, code, self.n, room, *first)
-        self.n += admitted
-        return unknown, admitted
+        self.n += int(admitted)  # with the compiler off kernels return NumPy's integers
+        return int(unknown), int(admitted)
 
     def _free_room(self) -> int:
         """Return how many keys get the next rows without a question: nothing grows, gives way, is reused or decides."""

@@ -111,14 +111,12 @@ class EmbeddingTable:
 
     def look_up(self, asked: Distinct, *, learn: bool = False, ts: int = 0) -> Gathered:
         """Do what :meth:`gather` does with what was deduped before."""
-        size = len(asked.keys), self.config.dim
+        # torch's memory begins at a cache line, on which the bits of a product over these rows depend; NumPy's does not.
+        weight = torch.empty(len(asked.keys), self.config.dim, device=self.device)
         if self.device.type == "cpu":
-            vectors, places = np.empty(size, np.float32), asked.places
-            rows = self._looked_up(asked, vectors, learn, ts)
-            weight = torch.from_numpy(vectors)
+            rows, places = self._looked_up(asked, weight.numpy(), learn, ts), asked.places
         else:
-            places, weight = [place.to(self.device) for place in asked.places], torch.empty(size, device=self.device)
-            rows = self._looked_up(asked, weight, learn, ts)
+            rows, places = self._looked_up(asked, weight, learn, ts), [place.to(self.device) for place in asked.places]
         if learn:
             weight.requires_grad_()
             self._pending = _Pending(weight, rows)
