@@ -286,7 +286,7 @@ class Inputs(nn.Module):
         asked = self._request_asked(batch)
         weight = self.together.look_up(asked, learn=learn, ts=batch.newest_ts)
         places = torch.from_numpy(asked.places).to(batch.device)
-        return gather.rows(weight, places).view(batch.n_requests, -1)
+        return gather.rows(weight, places).view(-1, len(self.request_ids) * self.config.feature_dim)
 
     def apply_gradients(self) -> None:
         """Take one step of the optimiser on each table."""
