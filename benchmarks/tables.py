@@ -116,7 +116,7 @@ def read_both(slots: Any, keys: Any, at: Any, rows: Any, out: Any) -> None:
 
 def bound_of(table: EmbeddingTable, rows: npt.NDArray[np.int32]) -> Callable[[], None]:
     """Return the reads of a look-up of ``rows`` without the search."""
-    slots, out = table.index._slots, np.empty(len(rows), np.int64)
+    slots, out = table.index.slots, np.empty(len(rows), np.int64)
     at = np.random.default_rng(1).integers(0, len(slots), len(rows))
     return lambda: read_both(slots, table.index.keys, at, rows, out)
 

@@ -42,11 +42,11 @@ class Batch:
 
     def ids(self, name: str) -> npt.NDArray[np.int64]:
         """Return the ids or times of a column, flat: ``[N]`` of a list column, ``[R]`` or ``[R * K]`` of a plain one."""
-        return self.values(name)
+        return self.block.flat(name)
 
     def values(self, name: str) -> npt.NDArray[Any]:
         """Return the values of a column, flat as by :meth:`ids`; of what type they are."""
-        return self.block.once(("values", name), lambda: self.block.values(name).reshape(-1))
+        return self.block.flat(name)
 
     def distinct(self, *names: str) -> Distinct:
         """Return the ids of some columns deduped, a use each: what a table looks up."""

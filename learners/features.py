@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from learners import gather
 from learners.batch import CANDIDATES, Batch
 from learners.crossed import crossed
 from learners.float_columns import as_matrix, fill_ages, length_and_recency, request_times
@@ -26,7 +27,7 @@ from learners.request_mlp import Part, SlotPart, distinct
 from learners.samples import QUERY, QUERY_CATEGORIES
 from learners.tables import EmbeddingTable, Gathered, TableConfig
 from learners.tables.index import Keys
-from learners.tables.together import Asked, asked_together, look_up_together
+from learners.tables.together import Asked, Together, asked_together
 from learners.vector_inputs import VectorInputs
 
 PRIOR = 20.0  # impressions that the stream's own click rate counts for
@@ -134,6 +135,8 @@ class Inputs(nn.Module):
         self.tables = {name: self._table(name, config.dim, context) for name in names}
         for name in self.request_ids + self.candidate_ids:
             self.tables[name] = self._table(name, config.feature_dim, context)
+        self.together = Together([self.tables[name] for name in self.request_ids]) if self.request_ids else None
+        self._alone = [table for name, table in self.tables.items() if name not in self.request_ids]
         self.position = nn.Embedding(config.n_positions + 1, config.feature_dim) if config.position else None
         if self.position is not None:
             nn.init.uniform_(self.position.weight, -config.initial_scale, config.initial_scale)
@@ -218,9 +221,8 @@ class Inputs(nn.Module):
         if self.n_candidate_floats:
             candidate.append(Part(self.standardise_candidate(candidate_floats)))
         request = [*(history.request for history in histories_of), *self._query_parts(batch, queries, categories)]
-        if self.request_ids:
-            tables = [self.tables[name] for name in self.request_ids]
-            request.append(look_up_together(tables, self._request_asked(batch), learn=learn, ts=batch.newest_ts))
+        if self.together is not None:
+            request.append(self._request_vectors(batch, learn))
         request.append(self.standardise_request(request_floats))
         products: list[Part | SlotPart] = [Part(history.candidate) for history in histories_of]
         item_ids = [batch.ids(name) for name in self._asked["item"]]
@@ -277,6 +279,21 @@ class Inputs(nn.Module):
         if table in MAY_HAVE_MORE:
             asked = asked.with_more(more)
         return self.tables[table].look_up(asked, learn=learn, ts=batch.newest_ts)
+
+    def _request_vectors(self, batch: Batch, learn: bool) -> Tensor:
+        """Return the vectors of the requests' id features side by side, ``[R, features * dim]``."""
+        assert self.together is not None
+        asked = self._request_asked(batch)
+        weight = self.together.look_up(asked, learn=learn, ts=batch.newest_ts)
+        places = torch.from_numpy(asked.places).to(batch.device)
+        return gather.rows(weight, places).view(-1, len(self.request_ids) * self.config.feature_dim)
+
+    def apply_gradients(self) -> None:
+        """Take one step of the optimiser on each table."""
+        if self.together is not None:
+            self.together.apply_gradients()
+        for table in self._alone:
+            table.apply_gradients()
 
     def _request_asked(self, batch: Batch) -> Asked:
         names = self.request_ids

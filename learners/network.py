@@ -58,6 +58,13 @@ class ClickNetwork(nn.Module, abc.ABC):
         batch.prepare()
         self.inputs.prepare(batch)
 
+    def apply_gradients(self) -> None:
+        """Take one step of the optimiser on each table."""
+        self.inputs.apply_gradients()
+        for name, table in self.tables.items():
+            if name not in self.inputs.tables:
+                table.apply_gradients()
+
     def loss_weights(self) -> Mapping[str, float]:
         """Return the weight of each loss beside the click loss (alpha, beta, gamma in EGIN's Eq. 1)."""
         return {}
@@ -133,8 +140,7 @@ class NeuralLearner(Learner):
             (gradient, *(torch.full_like(loss, weights[name]) for name, loss in parts.items())),
         )
         self.optimiser.step()
-        for table in self.network.tables.values():
-            table.apply_gradients()
+        self.network.apply_gradients()
         self.network.after(batch, self.step)
         self.step += 1
         losses = {f"loss.{name}": float(loss.detach()) for name, loss in out.losses.items()}

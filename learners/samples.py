@@ -152,13 +152,14 @@ class SampleBlock:
         schema: what its columns are.
     """
 
-    __slots__ = ("_made", "_numbers", "_ragged", "batch", "schema")
+    __slots__ = ("_flat", "_made", "_numbers", "_ragged", "batch", "schema")
 
     def __init__(self, batch: pa.RecordBatch, schema: SampleSchema) -> None:
         self.batch = batch
         self.schema = schema
         self._numbers: dict[str, int] | None = None
         self._ragged: dict[str, Ragged] = {}
+        self._flat: dict[str, Array] = {}
         self._made: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
@@ -184,6 +185,14 @@ class SampleBlock:
             return self._ragged[name].values
         array = self._array(name)
         return self._decoded(name, array).values if isinstance(array, pa.ListArray) else _flat(array)
+
+    def flat(self, name: str) -> Array:
+        """Return :meth:`values` in one dimension, ``[N]`` or ``[N * K]``."""
+        found = self._flat.get(name)
+        if found is None:
+            found = self.values(name)
+            found = self._flat[name] = found if found.ndim == 1 else found.reshape(-1)
+        return found
 
     def _decoded(self, name: str, array: Any) -> Ragged:
         offsets = array.offsets.to_numpy(zero_copy_only=True).astype(np.int64)

@@ -30,6 +30,8 @@ class Admission(abc.ABC):
 
     counts_uses = False
     """Whether it matters how often a batch has a key."""
+    admits_all = False
+    """Whether there is nothing to decide or to remember."""
 
     @abc.abstractmethod
     def admit(self, unknown: Keys) -> Keys:
@@ -46,6 +48,8 @@ class Admission(abc.ABC):
 
 class AdmitAll(Admission):
     """Every key, at first sight."""
+
+    admits_all = True
 
     def admit(self, unknown: Keys) -> Keys:
         """Return all."""

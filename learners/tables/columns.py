@@ -80,6 +80,11 @@ class Columns:
         for name, column in self._tensors.items():
             column[at] = vectors if name == "weight" else first
 
+    def begin_last(self, n: int, new: int) -> None:
+        """Let the last ``new`` of ``n`` rows, which have their vectors, begin with an optimiser that has seen nothing; CPU."""
+        for array in self.arrays[1:]:
+            array[n - new : n] = optimisers.first_value(self.config)
+
     def step(self, rows: Rows, grad: torch.Tensor) -> None:
         """Take one step of the optimiser; arguments as of :func:`learners.tables.optimisers.compiled`."""
         if self.on_cpu:

@@ -41,6 +41,15 @@ class EventTimes:
         """Whether times take eight bytes."""
         return self.first.dtype == np.int64
 
+    @property
+    def begun(self) -> bool:
+        """Whether a time was met."""
+        return self.wide or self._base is not None
+
+    def limits(self) -> tuple[int, int]:
+        """Return the times, exclusive, between which ``ts - base`` is what :meth:`code` returns and nothing is widened."""
+        return (0, np.iinfo(np.int64).max) if self.wide else (max(self.base, 0), self.base + _SPAN)
+
     def code(self, ts: int) -> int:
         """Return what to write for ``ts``; may widen the arrays, so take them after this."""
         if ts == 0 or self.wide:

@@ -58,7 +58,7 @@ class RowIndex:
         self.free: Rows = np.zeros(0, np.int32)
         self._name_columns(zeros((capacity,), ROW))
         self.times = EventTimes(self._rows["first"], self._rows["last"])
-        self._slots: probing.Slots = np.zeros(_slots_for(max(rows, min(FIRST_ROWS, self.max_rows))), np.uint32)
+        self.slots: probing.Slots = np.zeros(_slots_for(max(rows, min(FIRST_ROWS, self.max_rows))), np.uint32)
 
     def _name_columns(self, rows: npt.NDArray[Any]) -> None:
         self._rows = rows
@@ -84,12 +84,12 @@ class RowIndex:
     @property
     def load(self) -> float:
         """Share of the slots that is taken."""
-        return len(self) / len(self._slots)
+        return len(self) / len(self.slots)
 
     def find(self, keys: Keys) -> Rows:
         """Return the row of every key, int32 ``[N]``: 0 for the missing id, -1 where there is none."""
         rows = np.empty(len(keys), np.int32)
-        probing.find(self._slots, self.keys, keys, rows)
+        probing.find(self.slots, self.keys, keys, rows)
         return rows
 
     def find_or_admit(self, keys: Keys, uses: Keys | None = None) -> tuple[Rows, Rows]:
@@ -117,23 +117,50 @@ class RowIndex:
         admitted = self.admission.admit(wanted) if len(wanted) else wanted
         return self._admit(admitted, protected=rows) if len(admitted) else NO_ROWS
 
+    def view(self, weight: npt.NDArray[np.float32]) -> probing.View:
+        """Return what a compiled look-up takes, with the vectors of the rows, ``[capacity, D]``."""
+        times = self.times
+        return probing.View(self.slots, self.keys, self.count, times.first, times.last, self.changed, weight)
+
     def look_up(
-        self, keys: Keys, weight: npt.NDArray[np.float32], rows: Rows, out: npt.NDArray[np.float32], ts: int | None
-    ) -> int:
+        self,
+        keys: Keys,
+        weight: npt.NDArray[np.float32],
+        rows: Rows,
+        out: npt.NDArray[np.float32],
+        ts: int | None,
+        first: tuple[int, float],
+    ) -> tuple[int, int]:
         """Write the rows of distinct keys to ``rows [U]`` and what ``weight [capacity, D]`` has of them to ``out [U, D]``;
-        :meth:`touch` them at ``ts`` if all are known.
+        with an event time, admit those that nothing stands against, and :meth:`touch` all of them if all are known.
+
+        Args:
+            keys: int64 ``[U]``.
+            weight: see there; of new rows it gets the initial vectors.
+            rows: written.
+            out: written.
+            ts: event time in ms, None for scoring.
+            first: seed and scale of initial vectors.
 
         Returns:
-            how many are unknown.
+            how many are unknown, and how many rows are new, the last of all.
         """
-        times, code = self.times, 0 if ts is None else self.times.code(ts)
-        counted = self.count, times.first, times.last, self.changed
-        return int(probing.look_up(self._slots, self.keys, keys, weight, rows, out, *counted, ts is not None, code))
+        learn = ts is not None
+        code, room = (self.times.code(ts), self._free_room()) if ts is not None else (0, 0)
+        unknown, admitted = probing.look_up(self.view(weight), keys, rows, out, learn, code, self.n, room, *first)
+        self.n += int(admitted)  # with the compiler off kernels return NumPy's integers
+        return int(unknown), int(admitted)
+
+    def _free_room(self) -> int:
+        """Return how many keys get the next rows without a question: nothing grows, gives way, is reused or decides."""
+        if len(self.free) or not self.admission.admits_all:
+            return 0
+        return min(self.capacity, self.max_rows, 5 * len(self.slots) // 8) - self.n
 
     def seen(self, keys: Keys) -> tuple[Keys, Keys]:
         """Return how often keys were counted, and when first (ms), int64 ``[N]`` each; 0 for unknown keys."""
         counts, first = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
-        probing.seen(self._slots, self.keys, keys, self.count, self.times.first, self.times.base, counts, first)
+        probing.seen(self.slots, self.keys, keys, self.count, self.times.first, self.times.base, counts, first)
         return counts, first
 
     def touch(self, rows: Rows, ts: int) -> None:
@@ -151,7 +178,7 @@ class RowIndex:
         if len(self.free):
             rows, self.free = np.concatenate([self.free[: len(keys)], rows]), self.free[len(keys) :]
         self.n += n_new
-        probing.admit(self._slots, self.keys, keys, rows, self.count, self.changed)
+        probing.admit(self.slots, self.keys, keys, rows, self.count, self.changed)
         return rows
 
     def _grow(self, needed: int) -> None:
@@ -159,10 +186,10 @@ class RowIndex:
             capacity, used = capacity_for(needed, self.max_rows), self.n
             self._name_columns(lengthened(self._rows, used, capacity))
             self.times.move(used, self._rows["first"], self._rows["last"])
-        if len(self._slots) < (n_slots := _slots_for(needed)):
-            self._slots = np.zeros(0, np.uint32)  # given back first, since the new ones are made from the keys alone
-            self._slots = np.zeros(n_slots, np.uint32)
-            probing.rebuild(self._slots, self.keys, self.n)
+        if len(self.slots) < (n_slots := _slots_for(needed)):
+            self.slots = np.zeros(0, np.uint32)  # given back first, since the new ones are made from the keys alone
+            self.slots = np.zeros(n_slots, np.uint32)
+            probing.rebuild(self.slots, self.keys, self.n)
 
     def _make_room(self, least: int, protected: Rows) -> None:
         held = self.keys[: self.n] != 0
@@ -190,7 +217,7 @@ class RowIndex:
         self.keys[gone] = 0
         self.changed[gone] = True
         self.free = np.concatenate([self.free, gone])
-        probing.rebuild(self._slots, self.keys, self.n)
+        probing.rebuild(self.slots, self.keys, self.n)
         for report in self.on_evict:
             report(self.last_evicted)
 
@@ -237,7 +264,7 @@ class RowIndex:
         self.free = np.array(state["free"], np.int32)
         self.evicted_total = int(state["evicted_total"])
         self.admission.load_state(state)
-        probing.rebuild(self._slots, self.keys, n)
+        probing.rebuild(self.slots, self.keys, n)
 
     def _check_rows(self, n: int) -> None:
         if n > self.max_rows:
@@ -254,7 +281,7 @@ class RowIndex:
     @property
     def nbytes(self) -> int:
         """Bytes in use: reserved rows that were never written to take no memory."""
-        return self.n * self.bytes_per_row + self._slots.nbytes
+        return self.n * self.bytes_per_row + self.slots.nbytes
 
 
 def _slots_for(rows: int) -> int:

@@ -7,7 +7,7 @@ keys of rows whose tag fits and hardly ever of others, so that it costs two read
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -24,6 +24,22 @@ Counts = npt.NDArray[np.uint32]
 Codes = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 EMPTY = np.uint32(0)
+
+
+class View(NamedTuple):
+    """What a look-up reads and writes of a table."""
+
+    slots: Slots
+    keys: Keys
+    """Of each row, like the next ones."""
+    counts: Counts
+    first: Codes
+    last: Codes
+    changed: Flags
+    weight: npt.NDArray[np.float32]
+    """``[capacity, D]``."""
+
+
 GROUP = 256
 """Keys that are looked up together: one pass over them per read, each asking for what the next one reads."""
 _ONE, _HALF = np.uint64(1), np.uint64(32)
@@ -195,32 +211,51 @@ def gather(weight: npt.NDArray[np.float32], rows: Rows, out: npt.NDArray[np.floa
 
 @numba.njit(cache=True, nogil=True)
 def look_up(
-    slots: Slots,
-    row_keys: Keys,
+    view: View,
     wanted: Keys,
-    weight: npt.NDArray[np.float32],
     rows: Rows,
     out: npt.NDArray[np.float32],
-    count: Counts,
-    first: Codes,
-    last: Codes,
-    changed: Flags,
     learn: bool,
     code: int,
-) -> int:
-    """Do what :func:`find` and :func:`gather` do, and where all keys are known and to be learned, :func:`touch`.
+    n_rows: int,
+    room: int,
+    seed: int,
+    scale: float,
+) -> tuple[int, int]:
+    """Do what :func:`find` and :func:`gather` do for distinct keys, and where all are known and to be learned, :func:`touch`;
+    new ones are known too where there is ``room`` for them, in rows from ``n_rows`` on.
 
     Returns:
-        how many keys are unknown.
+        how many keys are unknown, and how many have become known.
     """
-    find(slots, row_keys, wanted, rows)
-    unknown = 0
+    find(view.slots, view.keys, wanted, rows)
+    unknown, admitted = 0, 0
     for i in range(len(rows)):
         unknown += rows[i] < 0
-    gather(weight, rows, out)
+    if learn and 0 < unknown <= room:
+        _admit_unknown(view, wanted, rows, n_rows, unknown, seed, scale)
+        unknown, admitted = 0, unknown
+    gather(view.weight, rows, out)
     if learn and unknown == 0:
-        touch(rows, code, count, first, last, changed)
-    return unknown
+        touch(rows, code, view.counts, view.first, view.last, view.changed)
+    return unknown, admitted
+
+
+@numba.njit(cache=True, nogil=True)
+def _admit_unknown(view: View, wanted: Keys, rows: Rows, n_rows: int, unknown: int, seed: int, scale: float) -> None:
+    """Give the keys whose row is -1 the rows from ``n_rows`` on, ascending by key, each with its initial vector."""
+    new, at = np.empty(unknown, np.int64), 0
+    for i in range(len(rows)):
+        if rows[i] < 0:
+            new[at] = wanted[i]
+            at += 1
+    new.sort()
+    theirs = np.arange(n_rows, n_rows + unknown).astype(np.int32)
+    admit(view.slots, view.keys, new, theirs, view.counts, view.changed)
+    initial(new, seed, scale, view.weight[n_rows : n_rows + unknown])
+    for i in range(len(rows)):
+        if rows[i] < 0:
+            rows[i] = n_rows + np.searchsorted(new, wanted[i])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -44,10 +44,9 @@ class Gathered(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """A learning look-up whose gradient is awaited: ``leaf[start : start + U]`` are the vectors of ``rows [U]``."""
+    """A learning look-up whose gradient is awaited: ``leaf [U, D]`` are the vectors of ``rows [U]``."""
 
     leaf: torch.Tensor
-    start: int
     rows: Rows
 
 
@@ -112,39 +111,46 @@ class EmbeddingTable:
 
     def look_up(self, asked: Distinct, *, learn: bool = False, ts: int = 0) -> Gathered:
         """Do what :meth:`gather` does with what was deduped before."""
+        # torch's memory begins at a cache line, on which the bits of a product over these rows depend; NumPy's does not.
         weight = torch.empty(len(asked.keys), self.config.dim, device=self.device)
-        rows = self.look_up_into(weight, 0, asked, learn=learn, ts=ts)
+        if self.device.type == "cpu":
+            rows, places = self._looked_up(asked, weight.numpy(), learn, ts), asked.places
+        else:
+            rows, places = self._looked_up(asked, weight, learn, ts), [place.to(self.device) for place in asked.places]
         if learn:
             weight.requires_grad_()
-        places = asked.places if self.device.type == "cpu" else [place.to(self.device) for place in asked.places]
+            self._pending = _Pending(weight, rows)
         return Gathered(weight, places, asked.keys, rows, asked.n_first)
 
     def look_up_into(self, leaf: torch.Tensor, start: int, asked: Distinct, *, learn: bool, ts: int) -> Rows:
-        """Write the vectors of :meth:`look_up` to ``leaf [.., D]`` from row ``start`` on, where :meth:`apply_gradients` finds
-        their gradient; return the rows, int32 ``[U]``."""
+        """Write the vectors of :meth:`look_up` to ``leaf [.., D]`` from row ``start`` on; return the rows, int32 ``[U]``, whose
+        step is the caller's (:attr:`columns`)."""
+        out = leaf.detach()[start : start + len(asked.keys)]
+        return self._looked_up(asked, out.numpy() if out.device.type == "cpu" else out, learn, ts)
+
+    def _looked_up(self, asked: Distinct, out: torch.Tensor | npt.NDArray[np.float32], learn: bool, ts: int) -> Rows:
         self._check_own(asked.keys)
         if learn:
             self._expire(asked.keys, ts)
-        out = leaf.detach()[start : start + len(asked.keys)]
-        rows = (
-            self._on_cpu(asked, out.numpy(), learn, ts) if out.device.type == "cpu" else self._on_other(asked, out, learn, ts)
-        )
-        if learn:
-            self._pending = _Pending(leaf, start, rows)
-        return rows
+        if isinstance(out, torch.Tensor):
+            return self._on_other(asked, out, learn, ts)
+        return self._on_cpu(asked, out, learn, ts)
 
     def _on_cpu(self, asked: Distinct, out: npt.NDArray[np.float32], learn: bool, ts: int) -> Rows:
         """Write vectors of distinct keys to ``out [U, D]``, return their rows: with one compiled call where all are known."""
-        keys, seen = asked.keys, ts if learn else None
+        keys, seen, weight = asked.keys, ts if learn else None, self.columns.arrays[0]
         rows = np.empty(len(keys), np.int32)
-        unknown = self.index.look_up(keys, self.columns.arrays[0], rows, out, seen)
+        first = self._seed, self.config.initial_scale
+        unknown, admitted = self.index.look_up(keys, weight, rows, out, seen, first)
+        if admitted:
+            self.columns.begin_last(self.index.n, admitted)
         if unknown and learn and self._admit(asked, rows):
-            unknown = self.index.look_up(keys, self.columns.arrays[0], rows, out, seen)
+            unknown, _ = self.index.look_up(keys, self.columns.arrays[0], rows, out, seen, first)
         if unknown:
             at = np.flatnonzero(rows < 0)
-            first = np.empty((len(at), self.config.dim), np.float32)
-            probing.initial(keys[at], self._seed, self.config.initial_scale, first)
-            out[at] = first
+            vectors = np.empty((len(at), self.config.dim), np.float32)
+            probing.initial(keys[at], *first, vectors)
+            out[at] = vectors
             if learn:
                 self.index.touch(rows, ts)
         return rows
@@ -161,9 +167,9 @@ class EmbeddingTable:
         """Take one step of the optimiser on the rows of the last learning :meth:`gather`."""
         if self._pending is None:
             raise RuntimeError(f"table {self.name!r}: apply_gradients needs a gather(learn=True) before it")
-        (leaf, start, rows), self._pending = self._pending, None
+        (leaf, rows), self._pending = self._pending, None
         if leaf.grad is not None:
-            self.columns.step(rows, leaf.grad[start : start + len(rows)])
+            self.columns.step(rows, leaf.grad)
 
     def update(self, keys: Keys, grad: torch.Tensor, ts: int = 0) -> None:
         """Admit, count and learn with a gradient per use of a key: dedupe, sum and step in one, without autograd.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from learners.learner import Learner, State
 from learners.models import BUILT_IN
 from learners.samples import SampleSchema
 from learners.tables import EmbeddingTable, TableConfig, distinct
-from learners.tables.together import asked_together, look_up_together
+from learners.tables.together import Together, asked_together
 
 KEYS = st.lists(st.integers(0, 12), max_size=20)
 DRAWING = {"edges": {"share_seed": 0.5, "cap": 6}, "subsample": 0.05}
@@ -108,26 +110,43 @@ def test_what_was_prepared_is_found_and_then_let_go() -> None:
     assert block.once("mine", make) == 2
 
 
-@given(uses=st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=4), min_size=1, max_size=3), seed=st.integers(0, 9))
-@settings(deadline=None, max_examples=40)
-def test_tables_looked_up_together_learn_as_each_alone(uses: list[list[int]], seed: int) -> None:
-    config = TableConfig(dim=3, initial_scale=1.0)
+@given(
+    uses=st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=4), min_size=1, max_size=3),
+    seed=st.integers(0, 9),
+    more=st.sampled_from([{}, {"optimiser": "adam"}, {"expire_after_ms": 5}, {"admit_after": 2}, {"keep": 0.9}]),
+    times=st.lists(st.sampled_from([0, 1, 2, 90, 1 << 33]), min_size=2, max_size=5),
+    mark=st.booleans(),
+)
+@settings(deadline=None, max_examples=80)
+def test_tables_looked_up_together_learn_as_each_alone(
+    uses: list[list[int]], seed: int, more: dict[str, Any], times: list[int], mark: bool
+) -> None:
+    config = TableConfig(dim=3, initial_scale=1.0, **more)
     ours, theirs = ([EmbeddingTable(f"t/{at}", config) for at in range(len(uses))] for _ in range(2))
+    together = Together(ours)
+    marks: list[int] = []
     grad = torch.randn(4, 3 * len(uses), generator=torch.Generator().manual_seed(seed))
-    for ts in (1, 2):
-        asked = asked_together([keys(use) + ts for use in uses])
-        out = look_up_together(ours, asked, learn=True, ts=ts)
-        each = [table.gather(keys(use) + ts, learn=True, ts=ts).of(0) for table, use in zip(theirs, uses, strict=True)]
+    for batch, ts in enumerate(sorted(times)):
+        asked = asked_together([keys(use) + batch // 2 for use in uses])
+        weight = together.look_up(asked, learn=True, ts=ts)
+        out = weight[torch.from_numpy(asked.places)].view(4, -1)
+        each = [table.gather(keys(use) + batch // 2, learn=True, ts=ts).of(0) for table, use in zip(theirs, uses, strict=True)]
         expected = torch.cat(each, 1)
         assert torch.equal(out, expected)
-        for together in (out, expected):
-            torch.autograd.backward(together, grad)
-        for one, two in zip(ours, theirs, strict=True):
-            one.apply_gradients()
+        for made in (out, expected):
+            torch.autograd.backward(made, grad)
+        marks = [table.mark() for table in ours] if mark else marks
+        together.apply_gradients()
+        for at, (one, two) in enumerate(zip(ours, theirs, strict=True)):
             two.apply_gradients()
             assert same(one.state(), two.state())
-    unlearned = look_up_together(ours, asked_together([keys([99] * 4)] * len(uses)))
+            if mark:  # what was learned after the mark is in the delta, though it was looked up before
+                rows = one.index.find(np.unique(keys(uses[at]) + batch // 2))
+                assert set(rows[rows > 0]) <= set(one.delta_state(marks[at])["rows"])
+    unlearned = together.look_up(asked_together([keys([99] * 4)] * len(uses)))
     assert not unlearned.requires_grad
+    with pytest.raises(RuntimeError, match="needs a look_up"):
+        together.apply_gradients()
 
 
 @given(n=st.integers(1, 6), drawn=st.lists(st.integers(0, 5), max_size=8), seed=st.integers(0, 99))
