@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,6 +30,7 @@ from stream_app.prefetch import prefetch
 from stream_app.profile import Profile
 from stream_app.runs import RunFolder
 from stream_app.sample_sources import Source
+from stream_app.sample_cursor import READ_ROWS
 from stream_app.samples_reader import Batch, Place, Range, SampleReader
 from stream_app.score_ahead import ScoreAhead
 from stream_app.score_record import ScoreRecord
@@ -155,10 +156,9 @@ class Replay:
         """
         with contextlib.ExitStack() as still_open:
             still_open.callback(self._figures.close)
-            ahead = self._prepared(self._reader(self._learned))
-            batches = still_open.enter_context(contextlib.closing(prefetch(ahead, self._profile)))
+            batches = still_open.enter_context(contextlib.closing(self._prefetched(self._learned)))
             if self.delayed:
-                shown = still_open.enter_context(contextlib.closing(prefetch(self._reader(self._shown), self._profile)))
+                shown = still_open.enter_context(contextlib.closing(self._prefetched(self._shown, scored=True)))
                 self._ahead = ScoreAhead(shown, self._shown, self.config.window_ms(), self._held)
             stopping = False
             for batch in batches:
@@ -182,6 +182,14 @@ class Replay:
             self.save()
         return True
 
+    def _prefetched(self, places: Sequence[Place], *, scored: bool = False) -> Generator[Batch, None, None]:
+        """Return the batches from ``places`` on, read ahead: those that are ``scored`` only are not prepared to be learned."""
+        batches = self._reader(places)
+        if scored or not any(entrant.learner.prepares_ahead for entrant in self.entrants):
+            at_once = max(1, READ_ROWS // self.config.replay.batch_requests)
+            return prefetch(batches, self._profile, depth=2, at_once=at_once)
+        return prefetch(self._prepared(batches), self._profile)  # What is prepared fills a device's memory.
+
     def _reader(self, places: Sequence[Place]) -> Iterator[Batch]:
         replay = self.config.replay
         span = Range(replay.start, replay.stop)
@@ -194,10 +202,9 @@ class Replay:
         """Have the models that gain by it prepare each batch, on the thread that reads ahead."""
         learners = [entrant.learner for entrant in self.entrants if entrant.learner.prepares_ahead]
         for batch in batches:
-            if learners:
-                with self._profile.stage("prepare"):
-                    for learner in learners:
-                        learner.prepare(batch.block)
+            with self._profile.stage("prepare"):
+                for learner in learners:
+                    learner.prepare(batch.block)
             yield batch
 
     def _score_what_was_shown(self, ts: int) -> None:
