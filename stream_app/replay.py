@@ -21,16 +21,16 @@ from learners.metrics import DrawnHits, MetricOptions, SliceOptions
 from learners.models import ModelContext, build
 from learners.samples import SampleBlock, SampleError, SampleSchema
 from learners.vectors import VectorStore
-from stream_app.behind import Behind
 from stream_app.config import ConfigError, RunConfig
-from stream_app.entrant import Entrant, Scoring, scored
+from stream_app.entrant import Entrant, Scoring
+from stream_app.figures_behind import FiguresBehind
 from stream_app.item_vectors import ItemVectors
 from stream_app.oracle import BEST, Oracle
 from stream_app.prefetch import prefetch
 from stream_app.profile import Profile
 from stream_app.runs import RunFolder
-from stream_app.sample_sources import Source
 from stream_app.sample_cursor import READ_ROWS
+from stream_app.sample_sources import Source
 from stream_app.samples_reader import Batch, Place, Range, SampleReader
 from stream_app.score_ahead import ScoreAhead
 from stream_app.score_record import ScoreRecord
@@ -140,8 +140,7 @@ class Replay:
         # slices such as "cold item" are as of the rows counted before.
         self._count_every = max(1, SCORE_REQUESTS // config.replay.batch_requests)
         self._uncounted: list[tuple[SampleBlock, list[Scores]]] = []
-        self._figures = Behind()
-        """Has the figures of all entrants and the record; what else reads them drains it first."""
+        self._figures = FiguresBehind(self.entrants, self._scoring, self._profile, self._append)
 
     def run(self, on_step: Callable[[Step], None] = lambda step: None, stop: Callable[[], bool] = lambda: False) -> bool:
         """Learn and score the range, or the rest of it.
@@ -265,26 +264,14 @@ class Replay:
             return
         blocks, scores = zip(*self._uncounted, strict=True)
         self._uncounted = []
-
-        def count() -> None:
-            with self._profile.stage("metrics"):
-                facts = scored(SampleBlock.concat(blocks), self._scoring)
-                for entrant, of_batches in zip(self.entrants, zip(*scores, strict=True), strict=True):
-                    entrant.count(np.concatenate(of_batches), facts)
-
-        self._figures.put(count)
+        self._figures.count(blocks, scores)
 
     def _write_windows(self) -> None:
-        said = [entrant.heard() for entrant in self.entrants]
+        self._figures.write_windows([entrant.heard() for entrant in self.entrants])
 
-        def write() -> None:
-            with self._profile.stage("metrics"):
-                pairs = zip(self.entrants, said, strict=True)
-                lines = [line for entrant, heard in pairs for line in entrant.closed_windows(heard)]
-                if lines and self._folder is not None:
-                    self._folder.append_metrics(lines)
-
-        self._figures.put(write)
+    def _append(self, lines: list[dict[str, Any]]) -> None:
+        if self._folder is not None:
+            self._folder.append_metrics(lines)
 
     def _step(self) -> Step:
         if self._first_ts is None:

@@ -94,9 +94,9 @@ class SampleReader:
             carried = [_part(rows, stops[-1], n)] if stops[-1] < n else []
             missing = self._batch_requests - (n - stops[-1])
         if carried:
-            *_, places = (self._take(piece, [len(piece.due)])[-1] for piece in carried)
+            after = [self._take(piece, [len(piece.due)])[-1] for piece in carried]
             rest = _joined(carried)
-            yield Batch(rest.block, places, int(rest.due[-1]))
+            yield Batch(rest.block, after[-1], int(rest.due[-1]))
 
     def _take(self, rows: Rows, stops: Sequence[int]) -> list[tuple[Place, ...]]:
         """Note that rows leave in batches that end before each of ``stops``; return the places after each."""

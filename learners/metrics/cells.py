@@ -12,7 +12,7 @@ Shapes: ``R`` requests, ``C`` candidates, ``Dr`` dimensions of requests, ``Dc`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -177,8 +177,13 @@ class SliceCells:
         self._values[dimension] = _Values(column, kind, len(self.cells))
         self.cells.append(Cell(dimension, MISSING if kind is float else OTHER))
 
-    def assign(self, block: SampleBlock) -> CellIds:
-        """Return the cells of a block, and count it."""
+    def assign(self, block: SampleBlock, cuts: Sequence[int] = ()) -> CellIds:
+        """Return the cells of a block, and count it.
+
+        Args:
+            block: some requests.
+            cuts: where it may be cut, by request: the cells are those of the parts, one after the other.
+        """
         requests: list[npt.NDArray[Any]] = []
         candidates: list[npt.NDArray[Any]] = []
         if self.options.standard:
@@ -192,8 +197,10 @@ class SliceCells:
             if "query" in self._first:
                 requests.append(self._query_cells(block.column("query")))
         for dimension, values in self._values.items():
-            cells = self._cells_of(dimension, values, _keys(block, values))
-            (requests if dimension in self._of_request else candidates).append(cells)
+            of_request = dimension in self._of_request
+            at = cuts if of_request or not cuts else block.ragged("candidate.item").offsets[list(cuts)]
+            cells = self._cells_of(dimension, values, _keys(block, values), at)
+            (requests if of_request else candidates).append(cells)
         return CellIds(_stacked(requests, len(block)), _stacked(candidates, block.n_candidates))
 
     def _query_cells(self, query: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -201,9 +208,14 @@ class SliceCells:
         level = (before >= 1).astype(np.int16) + (before >= 10) + (before >= 100)
         return np.where(query != 0, self._first["query"] + level, -1)
 
-    def _cells_of(self, dimension: str, values: _Values, keys: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    def _cells_of(
+        self, dimension: str, values: _Values, keys: npt.NDArray[np.int64], cuts: npt.ArrayLike = ()
+    ) -> npt.NDArray[Any]:
         if values.kind is float:
-            return self._float_cells(dimension, values, keys)
+            if values.n == VALUES:
+                return values.nearest(keys)
+            parts = np.split(keys, np.asarray(cuts, np.int64))
+            return np.concatenate([self._float_cells(dimension, values, part) for part in parts])
         cells = np.empty(len(keys), np.int16)
         at = 0
         while (at := _look_up(keys, values.keys, values.cells, values.n, values.other, at, cells)) < len(keys):
