@@ -89,8 +89,8 @@ class SampleReader:
             places = self._take(rows, stops)
             first = _joined([*carried, _part(rows, 0, missing)])
             yield Batch(first.block, places[0], int(first.due[-1]))
-            for stop, after in zip(stops[1:], places[1:], strict=True):
-                yield Batch(rows.block.slice(stop - self._batch_requests, stop), after, int(rows.due[stop - 1]))
+            for stop, there in zip(stops[1:], places[1:], strict=True):
+                yield Batch(rows.block.slice(stop - self._batch_requests, stop), there, int(rows.due[stop - 1]))
             carried = [_part(rows, stops[-1], n)] if stops[-1] < n else []
             missing = self._batch_requests - (n - stops[-1])
         if carried:
