@@ -6,8 +6,9 @@
 
 Without --log a generated one is joined first. All sides score and learn every request (``immediate``). The replay also reads,
 decodes and merges on another thread and counts its metrics on a third, which the learner fed from memory leaves out; "from
-raw events" it joins them too, on the fly: all in all, and from the first step on, which comes after the first request. Ratios are of wall time, of CPU time of the thread that learns (what it does
-itself, and so what is left where other threads find a free core) and of the process.
+raw events" it joins them too, on the fly: all in all, and from the first step on, which comes after the first request.
+Ratios are of wall time, of CPU time of the thread that learns (what it does itself, and so what is left where other threads
+find a free core) and of the process.
 
 --laps replays the log's samples so often in a row, each lap later in time and with ids of its own: a long stream of new ids
 whose tables meet their bound; --minutes ends it after so much time. Memory is anonymous memory, each minute; last comes the

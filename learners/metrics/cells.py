@@ -196,11 +196,8 @@ class SliceCells:
             requests.append(self._first["hour"] + block.column("ts") // 3_600_000 % 24)
             if "query" in self._first:
                 requests.append(self._query_cells(block.column("query")))
-        for dimension, values in self._values.items():
-            of_request = dimension in self._of_request
-            at = cuts if of_request or not cuts else block.ragged("candidate.item").offsets[list(cuts)]
-            cells = self._cells_of(dimension, values, _keys(block, values), at)
-            (requests if of_request else candidates).append(cells)
+        for dimension, cells in self._value_cells(block, cuts).items():
+            (requests if dimension in self._of_request else candidates).append(cells)
         return CellIds(_stacked(requests, len(block)), _stacked(candidates, block.n_candidates))
 
     def _query_cells(self, query: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -208,14 +205,22 @@ class SliceCells:
         level = (before >= 1).astype(np.int16) + (before >= 10) + (before >= 100)
         return np.where(query != 0, self._first["query"] + level, -1)
 
-    def _cells_of(
-        self, dimension: str, values: _Values, keys: npt.NDArray[np.int64], cuts: npt.ArrayLike = ()
-    ) -> npt.NDArray[Any]:
+    def _value_cells(self, block: SampleBlock, cuts: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+        """Return the cells of each dimension of values; a new value of any gets its cell in the order of the parts."""
+        of_candidates = block.ragged("candidate.item").offsets[list(cuts)]
+        keys = {
+            dimension: np.split(_keys(block, values), list(cuts) if dimension in self._of_request else of_candidates)
+            for dimension, values in self._values.items()
+        }
+        cells: dict[str, list[npt.NDArray[Any]]] = {dimension: [] for dimension in keys}
+        for part in range(len(cuts) + 1):
+            for dimension, values in self._values.items():
+                cells[dimension].append(self._cells_of(dimension, values, keys[dimension][part]))
+        return {dimension: np.concatenate(parts) for dimension, parts in cells.items()}
+
+    def _cells_of(self, dimension: str, values: _Values, keys: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         if values.kind is float:
-            if values.n == VALUES:
-                return values.nearest(keys)
-            parts = np.split(keys, np.asarray(cuts, np.int64))
-            return np.concatenate([self._float_cells(dimension, values, part) for part in parts])
+            return self._float_cells(dimension, values, keys)
         cells = np.empty(len(keys), np.int16)
         at = 0
         while (at := _look_up(keys, values.keys, values.cells, values.n, values.other, at, cells)) < len(keys):
