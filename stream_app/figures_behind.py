@@ -8,6 +8,7 @@ they would, what a model said of its steps goes to the window that it would go t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,6 +104,9 @@ class FiguresBehind:
             for call, said in enumerate(part.said):
                 lines[at, call, entrant] = self._entrants[entrant].closed_windows(said[entrant])
 
+        def counted_part(entrant: int, at: int) -> None:
+            windows(entrant, at, counted[at])
+
         for number in range(len(self._entrants)):
             for part in told:  # The first one at most.
                 windows(number, -1, part)
@@ -114,7 +118,7 @@ class FiguresBehind:
             )
             for number, entrant in enumerate(self._entrants):
                 scores = np.concatenate([part.scores[number] for part in counted])
-                entrant.count(scores, facts, lambda at, number=number: windows(number, at, counted[at]))  # type: ignore[misc]
+                entrant.count(scores, facts, partial(counted_part, number))
         if found := [line for place in sorted(lines) for line in lines[place]]:
             self._write(found)
 
