@@ -6,8 +6,9 @@
 
 Without --log a generated one is joined first. All sides score and learn every request (``immediate``). The replay also reads,
 decodes and merges on another thread and counts its metrics on a third, which the learner fed from memory leaves out; "from
-raw events" it joins them too, on the fly. Ratios are of wall time, of CPU time of the thread that learns (what it does
-itself, and so what is left where other threads find a free core) and of the process.
+raw events" it joins them too, on the fly: all in all, and from the first step on, which comes after the first request.
+Ratios are of wall time, of CPU time of the thread that learns (what it does itself, and so what is left where other threads
+find a free core) and of the process.
 
 --laps replays the log's samples so often in a row, each lap later in time and with ids of its own: a long stream of new ids
 whose tables meet their bound; --minutes ends it after so much time. Memory is anonymous memory, each minute; last comes the
@@ -45,6 +46,8 @@ from stream_app.topics.embedded import EmbeddedLog, open_log
 
 IDS = ("user", "item", "request", "query", "id")
 TIMES = ("ts", "due")
+RAW_STEPS = "raw, from the first step on"
+"""A log may begin long before its first request; joining what lies there is the joiner's work alone."""
 
 
 class Took(NamedTuple):
@@ -155,11 +158,21 @@ def bare(config: RunConfig, source: Source, blocks: list[SampleBlock]) -> Took:
     return timed(learn)
 
 
-def replayed(config: RunConfig, source: Source, n_batches: int, profile: Profile) -> Took:
-    """Return what a replay takes, its reading, decoding and metrics included."""
+def replayed(config: RunConfig, source: Source, n_batches: int, profile: Profile) -> tuple[Took, Took]:
+    """Return what a replay takes, its reading, decoding and metrics included: all of it, and from its first step on."""
     entrants = [e for e in build_entrants(config, source.schema()) if e.name in config.replay.models]
     replay = Replay(config, source, entrants, profile=profile)
-    return timed(lambda: replay.run(stop=lambda: replay.batches >= n_batches))
+    first: list[tuple[float, float, float]] = []
+
+    def on_step(step: Step) -> None:
+        if not first:
+            first.append(_clocks())
+
+    began = _clocks()
+    replay.run(on_step, stop=lambda: replay.batches >= n_batches)
+    ended = _clocks()
+    whole, rest = (Took(*(now - then for now, then in zip(ended, since, strict=True))) for since in (began, first[0]))
+    return whole, Took(*(seconds * n_batches / (n_batches - 1) for seconds in rest))
 
 
 def long_stream(config: RunConfig, blocks: list[SampleBlock], laps: int, minutes: float) -> None:
@@ -190,22 +203,26 @@ def long_stream(config: RunConfig, blocks: list[SampleBlock], laps: int, minutes
         print(f"second half: {lowest:,.1f} to {highest:,.1f} MB, {by_hour:+,.2f} MB per hour, {by_million:+.4f} per million")
 
 
-def compare(config: RunConfig, folder: Path, requests: int, turns: int) -> tuple[dict[str, list[Took]], int, Profile]:
+def compare(
+    config: RunConfig, folder: Path, requests: int, turns: int, raw: bool
+) -> tuple[dict[str, list[Took]], int, Profile]:
     """Return what each side took per turn, the impressions, and where the time of the replays from samples went."""
     with open_log(folder) as log:
         source = open_source(log, config.join, Profile())
         blocks = in_memory(source, config, requests)
         bare(config, source, blocks[:20])  # compiles
         profile = Profile()
-        sides: dict[str, Callable[[], Took]] = {
-            "memory": lambda: bare(config, source, blocks),
-            "samples": lambda: replayed(config, open_source(log, config.join, profile), len(blocks), profile),
-            "raw": lambda: replayed(config, JoinedSource(log, config.join), len(blocks), Profile()),
+        sides: dict[str, Callable[[], tuple[Took, ...]]] = {
+            "memory": lambda: (bare(config, source, blocks),),
+            "samples": lambda: replayed(config, open_source(log, config.join, profile), len(blocks), profile)[:1],
         }
-        took: dict[str, list[Took]] = {side: [] for side in sides}
+        if raw:
+            sides["raw"] = lambda: replayed(config, JoinedSource(log, config.join), len(blocks), Profile())
+        took: dict[str, list[Took]] = {side: [] for side in (*sides, *([RAW_STEPS] if raw else []))}
         for turn in range(turns):
-            for side in [*sides][turn % 3 :] + [*sides][: turn % 3]:
-                took[side].append(sides[side]())
+            for side in [*sides][turn % len(sides) :] + [*sides][: turn % len(sides)]:
+                for name, each in zip((side, RAW_STEPS), sides[side](), strict=False):
+                    took[name].append(each)
     return took, sum(block.n_candidates for block in blocks), profile
 
 
@@ -221,6 +238,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="end the long stream after so many")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--profile", action="store_true", help="where the time of the replays from samples went")
+    parser.add_argument("--no-raw", action="store_true", help="leave the replays from raw events out")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     requests = 4_000 if options.quick else options.requests
@@ -237,14 +255,14 @@ def main() -> None:
                 blocks = in_memory(open_source(log, config.join, Profile()), config, requests)
             long_stream(config, blocks, options.laps, options.minutes)
             return
-        took, n_impressions, profile = compare(config, folder, requests, options.turns)
+        took, n_impressions, profile = compare(config, folder, requests, options.turns, not options.no_raw)
     result = {
         "model": options.model,
         "options": msgspec.to_builtins(config.models[options.model]),
         "threads": config.replay.threads,
         "impressions": n_impressions,
         "impressions_per_s": {side: n_impressions / statistics.median(t.wall for t in each) for side, each in took.items()},
-        "ratios": {side: ratios(took["memory"], took[side]) for side in ("samples", "raw")},
+        "ratios": {side: ratios(took["memory"], took[side]) for side in took if side != "memory"},
         "anonymous_mb": round(anonymous_mb()),
     }
     if options.json:
@@ -265,11 +283,11 @@ def show(result: dict[str, Any], turns: int) -> None:
     """Print a result."""
     print(f"{result['model']}, {result['threads']} threads, {result['impressions']:,} impressions, median of {turns} turns")
     for side, rate in result["impressions_per_s"].items():
-        print(f"{side:<10}{rate:>12,.0f} impressions/s")
+        print(f"{side:<28}{rate:>12,.0f} impressions/s")
     for side, by_clock in result["ratios"].items():
         for clock, each in by_clock.items():
             print(
-                f"from {side:<8} by {clock:<8}{statistics.median(each):6.2f}   (turns: {', '.join(f'{r:.2f}' for r in each)})"
+                f"from {side:<27} by {clock:<8}{statistics.median(each):6.2f}   (turns: {', '.join(f'{r:.2f}' for r in each)})"
             )
     print(f"anonymous memory at the end {result['anonymous_mb']:,} MB")
 

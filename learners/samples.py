@@ -60,6 +60,7 @@ Made = TypeVar("Made")
 
 # A block is small: waking Arrow's threads for its columns costs more than compressing them here.
 _IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+READ_OPTIONS = pa.ipc.IpcReadOptions(use_threads=False)
 
 __all__ = ["QUERY_CATEGORIES", "SCHEMA_VERSION", "Ragged", "SampleBlock", "SampleError", "SampleSchema", "ragged_rows"]
 
@@ -103,6 +104,23 @@ class SampleSchema(msgspec.Struct, frozen=True, kw_only=True):
         """Return the Arrow schema of a block, this struct in its metadata."""
         return _arrow_schema(self)
 
+    @staticmethod
+    def of_arrow(arrow: pa.Schema) -> SampleSchema:
+        """Return the struct in the metadata of :meth:`arrow`.
+
+        Raises:
+            SampleError: it is of a newer version.
+            KeyError: there is none.
+            msgspec.MsgspecError: it is damaged.
+        """
+        schema = _decoded((arrow.metadata or {})[b"freshet"])
+        if schema.version > SCHEMA_VERSION:
+            raise SampleError(
+                f"samples have schema version {schema.version}, this Freshet reads up to {SCHEMA_VERSION}; "
+                "update Freshet, or join the raw topics again with this version"
+            )
+        return schema
+
     def _arrow(self) -> pa.Schema:
         fields: list[tuple[str, pa.DataType]] = [
             ("partition", pa.int32()),
@@ -142,6 +160,11 @@ class SampleSchema(msgspec.Struct, frozen=True, kw_only=True):
 def _arrow_schema(schema: SampleSchema) -> pa.Schema:
     """Return the one Arrow schema of a generation: each block of it needs it again."""
     return schema._arrow()
+
+
+@lru_cache(maxsize=64)
+def _decoded(header: bytes) -> SampleSchema:
+    return msgspec.json.decode(header, type=SampleSchema)
 
 
 class SampleBlock:
@@ -302,20 +325,13 @@ class SampleBlock:
             SampleError: the bytes are not a block, or one of a newer schema version.
         """
         try:
-            with pa.ipc.open_stream(data) as reader:
+            with pa.ipc.open_stream(data, options=READ_OPTIONS) as reader:
                 batch = reader.read_next_batch()
-                header = (reader.schema.metadata or {})[b"freshet"]
-            schema = msgspec.json.decode(header, type=SampleSchema)
+                return SampleBlock(batch, SampleSchema.of_arrow(reader.schema))
         except (pa.ArrowException, OSError, KeyError, StopIteration, msgspec.MsgspecError) as error:
             raise SampleError(
                 f"not a block of samples ({type(error).__name__}: {error}); is the topic really `samples`?"
             ) from error
-        if schema.version > SCHEMA_VERSION:
-            raise SampleError(
-                f"samples have schema version {schema.version}, this Freshet reads up to {SCHEMA_VERSION}; "
-                "update Freshet, or join the raw topics again with this version"
-            )
-        return SampleBlock(batch, schema)
 
 
 def ragged_rows(rows: Iterable[Sequence[Any]], dtype: npt.DTypeLike) -> Ragged:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,10 +56,16 @@ class Scored(NamedTuple):
     final: npt.NDArray[np.bool_] | None  # [R], None is as `requests`
     slices: dict[str, npt.NDArray[np.bool_]]  # [R] each
     cells: CellIds | None = None  # of the rows that count in the final figures
+    stops: tuple[int, ...] = ()  # of the parts that were scored one after the other, by request; () is one part
 
 
-def scored(block: SampleBlock, scoring: Scoring) -> Scored:
+def scored(block: SampleBlock, scoring: Scoring, stops: tuple[int, ...] = ()) -> Scored:
     """Return what figures need of a block, and note in the record that it is scored.
+
+    Args:
+        block: what was scored.
+        scoring: which requests count where.
+        stops: where its parts end, by request, if there are several; what comes out is the same as of one part at a time.
 
     Raises:
         SampleError: a slice names a feature that the samples do not have.
@@ -78,8 +84,8 @@ def scored(block: SampleBlock, scoring: Scoring) -> Scored:
     cells = None
     if scoring.record is not None:
         kept = kept_rows(labels.offsets, weights, final)
-        cells = scoring.record.observe(block, final).kept(kept, labels.offsets)
-    return Scored(labels, weights, block.column("user"), ts, requests, final, slices, cells)
+        cells = scoring.record.observe(block, final, stops[:-1]).kept(kept, labels.offsets)
+    return Scored(labels, weights, block.column("user"), ts, requests, final, slices, cells, stops)
 
 
 def _in_slice(block: SampleBlock, name: str, wanted: Mapping[str, float | str]) -> npt.NDArray[np.bool_]:
@@ -95,6 +101,21 @@ def _in_slice(block: SampleBlock, name: str, wanted: Mapping[str, float | str]) 
         values = block.column(column)
         inside &= values == (hash_id(f"feature.{feature}", value) if isinstance(value, str) else value)
     return inside
+
+
+def _kept_stops(of: Scored, n_kept: int) -> list[int]:
+    """Return where the parts end among the ``n_kept`` requests that count."""
+    if len(of.stops) < 2:
+        return [n_kept]
+    offsets = of.labels.offsets
+    kept = kept_rows(offsets, of.weights, of.requests)
+    if kept is None:
+        return list(of.stops)
+    before = np.zeros(len(kept) + 1, np.int64)
+    np.cumsum(kept, out=before[1:])
+    some = np.zeros(len(offsets), np.int64)
+    np.cumsum(np.diff(before[offsets]) > 0, out=some[1:])
+    return [int(some[stop]) for stop in of.stops]
 
 
 class Said:
@@ -172,14 +193,23 @@ class Entrant:
         self._note(stats)
         return scores
 
-    def count(self, scores: Scores, of: Scored) -> None:
+    def count(self, scores: Scores, of: Scored, after_part: Callable[[int], None] = lambda part: None) -> None:
         """Count scores in all figures.
+
+        Args:
+            scores: ``[C]``.
+            of: what was scored.
+            after_part: called with the number of each part once its requests count in :attr:`live`.
 
         Raises:
             MetricError: a score is no probability.
         """
         rows = self._rows(scores, of, of.requests)
-        self.live.add(rows)
+        start = 0
+        for part, stop in enumerate(_kept_stops(of, len(rows))):
+            self.live.add(rows, start, stop)
+            after_part(part)
+            start = stop
         # Most blocks lie wholly after `score_from`: their rows are checked and ranked once for both.
         final = rows if of.final is of.requests else self._rows(scores, of, of.final)
         self.final.slices[ALL].add(final)
@@ -189,6 +219,9 @@ class Entrant:
         for name, inside in of.slices.items():
             mask = inside if of.final is None else inside & of.final
             self.final.slices[name].add(self._rows(scores, of, mask))
+        # Windows of the final figures are not reported: they may be a part of the range.
+        for metrics in self.final.slices.values():
+            metrics.window_figures()
 
     @staticmethod
     def _rows(scores: Scores, of: Scored, mask: npt.NDArray[np.bool_] | None) -> Rows:
@@ -210,9 +243,6 @@ class Entrant:
         """
         self._of_window.add(said)
         windows = self.live.window_figures()
-        # Those of the final figures are not reported: they may be a part of the range.
-        for metrics in self.final.slices.values():
-            metrics.window_figures()
         lines = [self._line(window) for window in windows]
         if lines:
             of = self._of_window

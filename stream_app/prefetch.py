@@ -5,47 +5,53 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterable
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import NamedTuple, TypeVar
 
 from stream_app.profile import Profile
 
 Item = TypeVar("Item")
 
 
-class _Ended(Generic[Item]):
+class _Ended(NamedTuple):
     """The end of the items, and the error that they ended with."""
 
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
+    error: BaseException | None
 
 
-def prefetch(items: Iterable[Item], profile: Profile, depth: int = 4) -> Generator[Item, None, None]:
-    """Yield the items in their order, up to ``depth`` of them made ahead on a thread; an error comes where it belongs.
+def prefetch(items: Iterable[Item], profile: Profile, depth: int = 4, at_once: int = 1) -> Generator[Item, None, None]:
+    """Yield the items in their order, some of them made ahead on a thread; an error comes where it belongs.
 
     The thread ends when the items do, and when this iterator is closed.
 
     Args:
         items: iterated on the thread.
         profile: told how long this iterator had to wait for the thread.
-        depth: items made ahead at most.
+        depth: hand-overs made ahead at most.
+        at_once: items that are handed over together. Each hand-over wakes both threads, and one that wakes takes the
+            interpreter from the other.
     """
-    ready: SimpleQueue[Item | _Ended[Item]] = SimpleQueue()
-    room: SimpleQueue[None] = SimpleQueue()  # one per item that may be made ahead
+    ready: SimpleQueue[list[Item] | _Ended] = SimpleQueue()
+    room: SimpleQueue[None] = SimpleQueue()  # one per hand-over that may be made ahead
     stop = threading.Event()
     for _ in range(depth):
         room.put(None)
 
     def make() -> None:
+        made: list[Item] = []
+        ended = _Ended(None)
         try:
             for item in items:
-                room.get()
+                made.append(item)
+                if len(made) == at_once:
+                    room.get()
+                    ready.put(made)
+                    made = []
                 if stop.is_set():
                     return
-                ready.put(item)
         except BaseException as error:  # handed to the reader, whose error it is
-            ready.put(_Ended(error))
-        else:
-            ready.put(_Ended(None))
+            ended = _Ended(error)
+        ready.put(made)
+        ready.put(ended)
 
     thread = threading.Thread(target=make, name="prefetch", daemon=True)
     thread.start()
@@ -58,7 +64,7 @@ def prefetch(items: Iterable[Item], profile: Profile, depth: int = 4) -> Generat
                 if entry.error is not None:
                     raise entry.error
                 return
-            yield entry
+            yield from entry
     finally:
         stop.set()
         room.put(None)

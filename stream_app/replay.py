@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,15 +21,16 @@ from learners.metrics import DrawnHits, MetricOptions, SliceOptions
 from learners.models import ModelContext, build
 from learners.samples import SampleBlock, SampleError, SampleSchema
 from learners.vectors import VectorStore
-from stream_app.behind import Behind
 from stream_app.config import ConfigError, RunConfig
-from stream_app.entrant import Entrant, Scoring, scored
+from stream_app.entrant import Entrant, Scoring
+from stream_app.figures_behind import FiguresBehind
 from stream_app.guard import GuardError, check_state, check_step
 from stream_app.item_vectors import ItemVectors
 from stream_app.oracle import BEST, Oracle
 from stream_app.prefetch import prefetch
 from stream_app.profile import Profile
 from stream_app.runs import RunFolder
+from stream_app.sample_cursor import READ_ROWS
 from stream_app.sample_sources import Source
 from stream_app.samples_reader import Batch, Place, Range, SampleReader
 from stream_app.score_ahead import ScoreAhead
@@ -144,8 +145,7 @@ class Replay:
         # slices such as "cold item" are as of the rows counted before.
         self._count_every = max(1, SCORE_REQUESTS // config.replay.batch_requests)
         self._uncounted: list[tuple[SampleBlock, list[Scores]]] = []
-        self._figures = Behind()
-        """Has the figures of all entrants and the record; what else reads them drains it first."""
+        self._figures = FiguresBehind(self.entrants, self._scoring, self._profile, self._append)
 
     def run(self, on_step: Callable[[Step], None] = lambda step: None, stop: Callable[[], bool] = lambda: False) -> bool:
         """Learn and score the range, or the rest of it.
@@ -163,10 +163,9 @@ class Replay:
         """
         with contextlib.ExitStack() as still_open:
             still_open.callback(self._figures.close)
-            ahead = self._prepared(self._reader(self._learned))
-            batches = still_open.enter_context(contextlib.closing(prefetch(ahead, self._profile)))
+            batches = still_open.enter_context(contextlib.closing(self._prefetched(self._learned)))
             if self.delayed:
-                shown = still_open.enter_context(contextlib.closing(prefetch(self._reader(self._shown), self._profile)))
+                shown = still_open.enter_context(contextlib.closing(self._prefetched(self._shown, scored=True)))
                 self._ahead = ScoreAhead(shown, self._shown, self.config.window_ms(), self._held)
             stopping = False
             for batch in batches:
@@ -190,6 +189,14 @@ class Replay:
             self.save()
         return True
 
+    def _prefetched(self, places: Sequence[Place], *, scored: bool = False) -> Generator[Batch, None, None]:
+        """Return the batches from ``places`` on, read ahead: those that are ``scored`` only are not prepared to be learned."""
+        batches = self._reader(places)
+        if scored or not any(entrant.learner.prepares_ahead for entrant in self.entrants):
+            at_once = max(1, READ_ROWS // self.config.replay.batch_requests)
+            return prefetch(batches, self._profile, depth=2, at_once=at_once)
+        return prefetch(self._prepared(batches), self._profile)  # What is prepared fills a device's memory.
+
     def _reader(self, places: Sequence[Place]) -> Iterator[Batch]:
         replay = self.config.replay
         span = Range(replay.start, replay.stop)
@@ -202,10 +209,9 @@ class Replay:
         """Have the models that gain by it prepare each batch, on the thread that reads ahead."""
         learners = [entrant.learner for entrant in self.entrants if entrant.learner.prepares_ahead]
         for batch in batches:
-            if learners:
-                with self._profile.stage("prepare"):
-                    for learner in learners:
-                        learner.prepare(batch.block)
+            with self._profile.stage("prepare"):
+                for learner in learners:
+                    learner.prepare(batch.block)
             yield batch
 
     def _score_what_was_shown(self, ts: int) -> None:
@@ -286,26 +292,14 @@ class Replay:
             return
         blocks, scores = zip(*self._uncounted, strict=True)
         self._uncounted = []
-
-        def count() -> None:
-            with self._profile.stage("metrics"):
-                facts = scored(SampleBlock.concat(blocks), self._scoring)
-                for entrant, of_batches in zip(self.entrants, zip(*scores, strict=True), strict=True):
-                    entrant.count(np.concatenate(of_batches), facts)
-
-        self._figures.put(count)
+        self._figures.count(blocks, scores)
 
     def _write_windows(self) -> None:
-        said = [entrant.heard() for entrant in self.entrants]
+        self._figures.write_windows([entrant.heard() for entrant in self.entrants])
 
-        def write() -> None:
-            with self._profile.stage("metrics"):
-                pairs = zip(self.entrants, said, strict=True)
-                lines = [line for entrant, heard in pairs for line in entrant.closed_windows(heard)]
-                if lines and self._folder is not None:
-                    self._folder.append_metrics(lines)
-
-        self._figures.put(write)
+    def _append(self, lines: list[dict[str, Any]]) -> None:
+        if self._folder is not None:
+            self._folder.append_metrics(lines)
 
     def _step(self) -> Step:
         if self._first_ts is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from learners.block_decoding import decode_blocks
 from learners.samples import SampleBlock, SampleError, SampleSchema
 from stream_app.events import SAMPLES
 from stream_app.join import count_partitions, stream_samples
@@ -12,10 +13,12 @@ from stream_app.joiner.blocks import sample_schema
 from stream_app.joiner.config import JoinConfig
 from stream_app.profile import Profile
 from stream_app.samples_reader import Place
-from stream_app.topics import Log, Topic
+from stream_app.topics import Log, Record, Topic
 
 READ_RECORDS = 64
 READ_BYTES = 4 << 20
+DECODE_RECORDS = 8
+"""Records that are decoded at once."""
 NO_END = 2**62
 
 __all__ = ["JoinedSource", "Source", "TopicSource", "open_source"]
@@ -116,14 +119,23 @@ class TopicSource:
                     f"{self.name}, partition {partition}: it ends at block {position}, and had {end} when the run began: "
                     "these are other samples. Give the log that the run began with, or start a new run"
                 )
-            for record in records:
-                with self._profile.stage("decode"):
-                    try:
-                        block = SampleBlock.from_ipc(record.value)
-                    except SampleError as error:
-                        raise SampleError(f"{self.name}, partition {partition}, block {record.offset}: {error}") from error
-                yield record.offset, block
+            for first in range(0, len(records), DECODE_RECORDS):
+                yield from self._decoded(partition, records[first : first + DECODE_RECORDS])
             position = records[-1].offset + 1
+
+    def _decoded(self, partition: int, records: Sequence[Record]) -> Iterator[tuple[int, SampleBlock]]:
+        try:
+            with self._profile.stage("decode"):
+                blocks = decode_blocks([record.value for record in records])
+        except SampleError:  # Blocks before the one that it is about count.
+            blocks = []
+        for record, block in zip(records, blocks, strict=False):
+            yield record.offset, block
+        for record in records[len(blocks) :]:
+            try:
+                yield record.offset, SampleBlock.from_ipc(record.value)
+            except SampleError as error:
+                raise SampleError(f"{self.name}, partition {partition}, block {record.offset}: {error}") from error
 
 
 class JoinedSource:

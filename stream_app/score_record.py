@@ -5,7 +5,7 @@ All of it is a function of the scored requests alone, whatever the blocks they c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,17 +53,18 @@ class ScoreRecord:
         self._items = np.zeros((0, 2), np.int64)
         self._item_ranks = np.zeros(0, np.uint64)
 
-    def observe(self, block: SampleBlock, final: Bools | None) -> CellIds:
+    def observe(self, block: SampleBlock, final: Bools | None, cuts: Sequence[int] = ()) -> CellIds:
         """Take in a block; return its cells.
 
         Args:
             block: to be scored.
             final: requests that count in the final figures, bool ``[R]``; None is all.
+            cuts: see :meth:`learners.metrics.SliceCells.assign`.
         """
         hashes = self.fingerprint.add(block, final)
         self._keep_examples(block, final, hashes)
         self._keep_items(block, hashes)
-        return self.cells.assign(block)
+        return self.cells.assign(block, cuts)
 
     def examples(self) -> list[SampleBlock]:
         """Return the kept requests, a block of one row each, by time: those with a label and a history first in line."""

@@ -12,7 +12,7 @@ Shapes: ``R`` requests, ``C`` candidates, ``Dr`` dimensions of requests, ``Dc`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -177,8 +177,13 @@ class SliceCells:
         self._values[dimension] = _Values(column, kind, len(self.cells))
         self.cells.append(Cell(dimension, MISSING if kind is float else OTHER))
 
-    def assign(self, block: SampleBlock) -> CellIds:
-        """Return the cells of a block, and count it."""
+    def assign(self, block: SampleBlock, cuts: Sequence[int] = ()) -> CellIds:
+        """Return the cells of a block, and count it.
+
+        Args:
+            block: some requests.
+            cuts: where it may be cut, by request: the cells are those of the parts, one after the other.
+        """
         requests: list[npt.NDArray[Any]] = []
         candidates: list[npt.NDArray[Any]] = []
         if self.options.standard:
@@ -191,8 +196,7 @@ class SliceCells:
             requests.append(self._first["hour"] + block.column("ts") // 3_600_000 % 24)
             if "query" in self._first:
                 requests.append(self._query_cells(block.column("query")))
-        for dimension, values in self._values.items():
-            cells = self._cells_of(dimension, values, _keys(block, values))
+        for dimension, cells in self._value_cells(block, cuts).items():
             (requests if dimension in self._of_request else candidates).append(cells)
         return CellIds(_stacked(requests, len(block)), _stacked(candidates, block.n_candidates))
 
@@ -200,6 +204,19 @@ class SliceCells:
         before = self._queries.count(query, np.arange(len(query) + 1))
         level = (before >= 1).astype(np.int16) + (before >= 10) + (before >= 100)
         return np.where(query != 0, self._first["query"] + level, -1)
+
+    def _value_cells(self, block: SampleBlock, cuts: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+        """Return the cells of each dimension of values; a new value of any gets its cell in the order of the parts."""
+        of_candidates = block.ragged("candidate.item").offsets[list(cuts)]
+        keys = {
+            dimension: np.split(_keys(block, values), list(cuts) if dimension in self._of_request else of_candidates)
+            for dimension, values in self._values.items()
+        }
+        cells: dict[str, list[npt.NDArray[Any]]] = {dimension: [] for dimension in keys}
+        for part in range(len(cuts) + 1):
+            for dimension, values in self._values.items():
+                cells[dimension].append(self._cells_of(dimension, values, keys[dimension][part]))
+        return {dimension: np.concatenate(parts) for dimension, parts in cells.items()}
 
     def _cells_of(self, dimension: str, values: _Values, keys: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         if values.kind is float:

@@ -89,21 +89,28 @@ class Metrics:
         """Count requests; arguments and errors as in :func:`learners.metrics.score_rows`."""
         self.add(score_rows(scores, labels, offsets, users, ts, weights=weights, mask=mask))
 
-    def add(self, rows: Rows) -> None:
-        """Count requests that :func:`score_rows` has checked; several accumulators may share them."""
-        if not len(rows):
-            return
-        windows = self._windows_of(rows)
-        cuts = np.flatnonzero(np.diff(windows, prepend=windows[0] - 1, append=windows[-1] + 1))
-        for start, stop in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
-            self._advance(int(windows[start]))
-            self._add_to_window(rows, start, stop)
+    def add(self, rows: Rows, start: int = 0, stop: int | None = None) -> None:
+        """Count requests that :func:`score_rows` has checked; several accumulators may share them.
 
-    def _windows_of(self, rows: Rows) -> npt.NDArray[np.int64]:
-        """Return the window of each request, never older than the open one: int64 ``[R]``."""
+        Args:
+            rows: the requests.
+            start: the first one to count.
+            stop: the one after the last; None is all from ``start`` on.
+        """
+        stop = len(rows) if stop is None else stop
+        if start == stop:
+            return
+        windows = self._windows_of(rows.ts[start:stop])
+        cuts = start + np.flatnonzero(np.diff(windows, prepend=windows[0] - 1, append=windows[-1] + 1))
+        for first, after in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
+            self._advance(int(windows[first - start]))
+            self._add_to_window(rows, first, after)
+
+    def _windows_of(self, ts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the window of each request by its time, never older than the open one: int64 ``[R]``."""
         if self.options.window_requests:
-            return (self._n_requests() + np.arange(len(rows))) // self.options.window_requests
-        windows = np.maximum.accumulate(rows.ts // self.options.window_ms)
+            return (self._n_requests() + np.arange(len(ts))) // self.options.window_requests
+        windows = np.maximum.accumulate(ts // self.options.window_ms)
         return np.maximum(windows, self._window)
 
     def _n_requests(self) -> int:

@@ -351,18 +351,20 @@ def test_differences_name_what_differs() -> None:
     ]
 
 
-def test_prefetch_keeps_order_and_hands_errors_over() -> None:
+@pytest.mark.parametrize("at_once", [1, 7, 25, 100])
+def test_prefetch_keeps_order_and_hands_errors_over(at_once: int) -> None:
     def items() -> Any:
         yield from range(50)
         raise SampleError("broken")
 
-    reading = prefetch(items(), Profile())
+    reading = prefetch(items(), Profile(), at_once=at_once)
     assert [next(reading) for _ in range(50)] == list(range(50))
     with pytest.raises(SampleError, match="broken"):
         next(reading)
 
 
-def test_prefetch_ends_with_its_reader() -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_prefetch_ends_with_its_reader(at_once: int) -> None:
     made = []
 
     def items() -> Any:
@@ -370,10 +372,10 @@ def test_prefetch_ends_with_its_reader() -> None:
             made.append(i)
             yield i
 
-    reading = prefetch(items(), Profile(), depth=2)
+    reading = prefetch(items(), Profile(), depth=2, at_once=at_once)
     assert next(reading) == 0
     reading.close()
-    assert len(made) < 10
+    assert len(made) <= 4 * at_once + 1
 
 
 class Preparing(Counts):

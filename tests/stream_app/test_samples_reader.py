@@ -62,14 +62,15 @@ def test_order_is_due_partition_seq_and_going_on_gives_the_rest(
             source.schema()
         return
     schema = source.schema()
-    batches = list(SampleReader(source, schema, source.places(), batch_requests))
+    read_rows = data.draw(st.integers(1, 12))
+    batches = list(SampleReader(source, schema, source.places(), batch_requests, read_rows=read_rows))
     assert keys(batches) == [(p, seq) for _, p, seq in expected]
     assert all(len(batch.block) == batch_requests for batch in batches[:-1])
     assert [batch.order_due for batch in batches] == [
         expected[min(i + batch_requests, len(expected)) - 1][0] for i in range(0, len(expected), batch_requests)
     ]
     k = data.draw(st.integers(0, len(batches) - 1))
-    rest = list(SampleReader(source, schema, batches[k].places, batch_requests))
+    rest = list(SampleReader(source, schema, batches[k].places, batch_requests, read_rows=data.draw(st.integers(1, 12))))
     assert [batch.block.batch for batch in rest] == [batch.block.batch for batch in batches[k + 1 :]]
     assert [batch.places for batch in rest] == [batch.places for batch in batches[k + 1 :]]
 
@@ -104,6 +105,15 @@ def test_a_gap_after_the_place_is_found(topic: Topic, make_block: Make) -> None:
 def test_the_first_row_seen_sets_the_mark(topic: Topic, make_block: Make) -> None:
     put(topic, make_block([7, 8], [0, 1]), make_block([9], [2]))
     assert keys(read(topic)) == [(0, 7), (0, 8), (0, 9)]
+
+
+def test_what_is_wrong_is_said_after_the_rows_before_it(topic: Topic, make_block: Make) -> None:
+    put(topic, make_block([0, 1], [0, 1]), make_block([2, 3], [2, 3]), make_block([5], [5]))
+    source = TopicSource(topic)
+    reading = iter(SampleReader(source, source.schema(), source.places(), 2))
+    assert keys([next(reading), next(reading)]) == [(0, seq) for seq in range(4)]
+    with pytest.raises(SequenceGapError, match="block 2: seq 4 was expected, 5 came"):
+        next(reading)
 
 
 def test_another_generation_stops_the_reader(topic: Topic, make_block: Make) -> None:
