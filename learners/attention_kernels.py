@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.batch import Offsets
+from learners.lanes import dot
 
 __all__ = ["meet", "part", "pull", "unweigh", "weigh"]
 
 Floats = npt.NDArray[np.float32]
-LANES = {"reassoc", "contract", "nsz", "arcp"}
 
 
 @numba.njit(cache=True, nogil=True)
@@ -45,7 +45,7 @@ def meet(
     return pair
 
 
-@numba.njit(cache=True, nogil=True, fastmath=LANES)
+@numba.njit(cache=True, nogil=True)
 def weigh(
     k: Floats,
     hidden: Floats,
@@ -61,34 +61,32 @@ def weigh(
 ) -> None:
     """Write the ``weight [P]`` of each pair and add it times the entry to the ``interest [C, T]``."""
     pair, leak = 0, slope[0]
+    active = np.empty(len(out), np.float32)
     for r in range(first, last):
         for c in range(targets[r], targets[r + 1]):
             for h in range(entries[r], entries[r + 1]):
-                total = bias
                 for w in range(len(out)):
                     value = hidden[pair, w]
-                    total += max(value, np.float32(0)) * out[w] + min(value, np.float32(0)) * leak * out[w]
-                weight[pair] = total
+                    active[w] = max(value, np.float32(0)) + min(value, np.float32(0)) * leak
+                share = dot(active, out) + bias
+                weight[pair] = share
                 for d in range(k.shape[1]):
-                    interest[c, d] += total * k[h, d]
+                    interest[c, d] += share * k[h, d]
                 pair += 1
 
 
-@numba.njit(cache=True, nogil=True, fastmath=LANES)
+@numba.njit(cache=True, nogil=True)
 def pull(k: Floats, targets: Offsets, entries: Offsets, first: int, last: int, grad: Floats, pull: Floats) -> None:
     """Write the gradient by each pair's weight, ``[P]``."""
     pair = 0
     for r in range(first, last):
         for c in range(targets[r], targets[r + 1]):
             for h in range(entries[r], entries[r + 1]):
-                total = np.float32(0)
-                for d in range(k.shape[1]):
-                    total += grad[c, d] * k[h, d]
-                pull[pair] = total
+                pull[pair] = dot(grad[c], k[h])
                 pair += 1
 
 
-@numba.njit(cache=True, nogil=True, fastmath=LANES)
+@numba.njit(cache=True, nogil=True)
 def unweigh(
     hidden: Floats, slope: Floats, out: Floats, pull: Floats, of_slope: Floats, of_out: Floats, of_bias: Floats
 ) -> None:
@@ -105,7 +103,7 @@ def unweigh(
             hidden[pair, w] = pull[pair] * out[w] * (np.float32(1) if hidden[pair, w] > 0 else leak)
     for w in range(width):
         of_out[w] += active[w] + leak * leaky[w]
-        of_slope[0] += leaky[w] * out[w]
+    of_slope[0] += dot(leaky, out)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -125,7 +125,7 @@ def _stride(matrix: Floats) -> Any:
     return max(matrix.strides[0] // 4, matrix.shape[1], 1)
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})  # a NaN may come, and stays one
+@numba.njit(cache=True, nogil=True)
 def _loops(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, add: bool, n_sums: int) -> None:
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):

@@ -3,7 +3,7 @@
 Legend: ``C`` candidates, ``S`` rows that several candidates share, ``J`` shared parts, ``W`` width of a hidden layer, ``k``
 slots per candidate, ``T`` rows of the tables of slot embeddings (bins, then positions).
 
-Sums over a row may be reordered by the compiler (vector lanes), never by the batch or the threads; NaN stays NaN.
+Sums over a row are those of :mod:`learners.lanes`; NaN stays NaN.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from learners.lanes import dot, total
+
 __all__ = ["enter", "enter_backward", "normalise", "normalise_backward"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-LANES = {"reassoc", "contract", "nsz", "arcp"}
 EPS = np.float32(1e-5)  # of torch's LayerNorm
 
 
-@numba.njit(cache=True, nogil=True, fastmath=LANES)
+@numba.njit(cache=True, nogil=True)
 def enter(
     z: Floats,
     layer_bias: Floats,
@@ -79,7 +80,7 @@ def enter(
         _normalise_row(z, layer_bias, gain, bias, out, inverse, c)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=LANES)
+@numba.njit(cache=True, nogil=True)
 def enter_backward(
     grad: Floats,
     z: Floats,
@@ -137,7 +138,7 @@ def enter_backward(
         sum_of_all[w] += of[2, w]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=LANES)
+@numba.njit(cache=True, nogil=True)
 def normalise(z: Floats, layer_bias: Floats, gain: Floats, bias: Floats, out: Floats, inverse: Floats) -> None:
     """Write ``ReLU(LayerNorm(z + layer_bias))`` to ``out [C, W]``; ``z`` becomes its standardised self, ``inverse [C]`` 1 /
     deviation."""
@@ -145,25 +146,22 @@ def normalise(z: Floats, layer_bias: Floats, gain: Floats, bias: Floats, out: Fl
         _normalise_row(z, layer_bias, gain, bias, out, inverse, c)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=LANES, inline="always")
+@numba.njit(cache=True, nogil=True, inline="always")
 def _normalise_row(z: Floats, layer_bias: Floats, gain: Floats, bias: Floats, out: Floats, inverse: Floats, c: int) -> None:
-    width = z.shape[1]
-    total = np.float32(0)
+    width, row = z.shape[1], z[c]
     for w in range(width):
         z[c, w] += layer_bias[w]
-        total += z[c, w]
-    mean = total / np.float32(width)
-    square = np.float32(0)
+    mean = total(row) / np.float32(width)
     for w in range(width):
-        square += (z[c, w] - mean) * (z[c, w] - mean)
-    scale = np.float32(1) / np.sqrt(square / np.float32(width) + EPS)
+        z[c, w] -= mean
+    scale = np.float32(1) / np.sqrt(dot(row, row) / np.float32(width) + EPS)
     inverse[c] = scale
     for w in range(width):
-        z[c, w] = (z[c, w] - mean) * scale
+        z[c, w] *= scale
         out[c, w] = max(z[c, w] * gain[w] + bias[w], np.float32(0))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=LANES)
+@numba.njit(cache=True, nogil=True)
 def normalise_backward(
     grad: Floats, z: Floats, out: Floats, inverse: Floats, gain: Floats, sums: Floats, sum_of_all: Floats
 ) -> None:
@@ -184,26 +182,21 @@ def normalise_backward(
         sum_of_all[w] += of[2, w]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=LANES, inline="always")
+@numba.njit(cache=True, nogil=True, inline="always")
 def _row_backward(g: Floats, grad: Floats, z: Floats, inverse: Floats, gain: Floats, of: Floats, c: int) -> None:
     """Write the gradient of row ``c`` from ``g [W]``, that by the normalised row; add to the sums ``of [3, W]``.
 
     One short loop per quantity, and a row of scratch: loops that write to several arrays at once are not made vector code.
     """
     width = z.shape[1]
-    mean = np.float32(0)
-    along = np.float32(0)
     for w in range(width):
         of[0, w] += g[w] * z[c, w]
     for w in range(width):
         of[1, w] += g[w]
     for w in range(width):
         g[w] *= gain[w]
-    for w in range(width):
-        mean += g[w]
-        along += g[w] * z[c, w]
-    mean /= np.float32(width)
-    along /= np.float32(width)
+    mean = total(g) / np.float32(width)
+    along = dot(g, z[c]) / np.float32(width)
     scale = inverse[c]
     for w in range(width):
         g[w] = (g[w] - mean - z[c, w] * along) * scale

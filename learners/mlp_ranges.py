@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.blas import product
-from learners.mlp_kernels import LANES, enter, enter_backward, normalise, normalise_backward
+from learners.lanes import dot
+from learners.mlp_kernels import enter, enter_backward, normalise, normalise_backward
 
 __all__ = ["BLOCK", "First", "Hidden", "Loss", "Sums", "learn", "score"]
 
@@ -210,13 +211,10 @@ def _forward(
             _leave(out, w[0], bias[0], logits[first:last])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=LANES)
+@numba.njit(cache=True, nogil=True)
 def _leave(out: Floats, w: Floats, bias: np.float32, logits: Floats) -> None:
     for c in range(len(out)):
-        total = np.float32(0)
-        for i in range(len(w)):
-            total += out[c, i] * w[i]
-        logits[c] = total + bias
+        logits[c] = dot(out[c], w) + bias
 
 
 @numba.njit(cache=True, nogil=True)
@@ -258,7 +256,7 @@ def _backward(
     product(sgemm, grad, False, wanted, False, of_x[first:last], False)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=LANES)
+@numba.njit(cache=True, nogil=True)
 def _leave_backward(of_logits: Floats, out: Floats, w: Floats, grad: Floats, of_w: Floats, of_bias: Floats) -> None:
     for c in range(len(out)):
         pull = of_logits[c]

@@ -24,6 +24,7 @@ from torch.nn.functional import softplus
 from learners.augru import AUGRU
 from learners.batch import Batch
 from learners.features import Encoded, Inputs, NetworkConfig
+from learners.gather import rows
 from learners.learner import Learner
 from learners.models import ModelContext
 from learners.network import ClickNetwork, Forward, NeuralLearner, clicked
@@ -119,7 +120,9 @@ class DIEN(ClickNetwork):
         before = (request[1:] == request[:-1]).nonzero().squeeze(1)  # entries with a next one
         key = draw_key(self.context.seed, self.context.name, f"negatives.{name}", step)
         drawn = batch.tensor(draw_below(key, len(before), len(history)))
-        return auxiliary_loss(states[before], history[before + 1], history[drawn], items[before + 1] != items[drawn])
+        # Not ``history[drawn]``: torch adds up the gradients of such places in the order in which its threads come.
+        taken = rows(states, before), rows(history, before + 1), rows(history, drawn)
+        return auxiliary_loss(*taken, items[before + 1] != items[drawn])
 
 
 def auxiliary_loss(states: Tensor, positive: Tensor, negative: Tensor, apart: Tensor) -> Tensor:
