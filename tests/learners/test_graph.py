@@ -161,7 +161,7 @@ def test_the_longest_timespan_joins_all_that_differ_in_time() -> None:
     assert pairs_of(q2q_edges(nodes(rows), 2**63 - 1)) == both([(0, 1), (0, 2), (1, 2)])
 
 
-@numba.njit  # type: ignore[misc, unused-ignore]
+@numba.njit(nogil=True)
 def masks_of_eight(array: Any, at: int, value: int, span: int, out: Any) -> tuple[int, int]:
     equal, within = equal8(array, at, value), within8(array, at, value, span)
     put8(out, 0, value, CHOSEN, within)

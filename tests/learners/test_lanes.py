@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from hypothesis import strategies as st
 
 from learners.lanes import Floats, dot, dot_plain, total, total_plain
 
+_numba: Any = numba  # its config has no types
 
-@numba.njit
+
+@numba.njit(nogil=True)
 def sums(x: Floats, y: Floats) -> tuple[np.float32, np.float32]:
     return total(x), dot(x, y)
 
@@ -32,7 +36,7 @@ def test_what_is_no_number_stays_so_in_any_lane() -> None:
             assert np.isnan(sums(x, np.ones(n, np.float32))).all()
 
 
-@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="arrays have no layout with the compiler off")
+@pytest.mark.skipif(_numba.config.DISABLE_JIT, reason="arrays have no layout with the compiler off")
 def test_a_row_in_pieces_is_refused_when_a_kernel_is_compiled() -> None:
     x = np.ones(8, np.float32)
     with pytest.raises(numba.TypingError, match="a row of float32 in one piece is wanted"):
