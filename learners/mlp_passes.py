@@ -31,8 +31,9 @@ __all__ = ["Click", "Plan", "learned", "logits"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-LEAST = 128
-"""Candidates of a range, at least: with fewer, its calls cost more than what they compute."""
+LEAST = mlp_ranges.BLOCK
+"""A range has a multiple of so many candidates, but for the last: with fewer, its calls cost more than what they compute. And
+blocks begin at the same candidates whatever the cut, so that scores have the same bits for any number of ranges."""
 
 
 class Plan(NamedTuple):
@@ -109,7 +110,7 @@ class _Made:
     hidden: Hidden
     click: Click
     """Its gradient is the one that this is for; held, so that no other tensor comes to lie where it is."""
-    out: Tensor
+    out: Tensor | None
     found: list[Tensor | None] | None
     """Handed out once: held here too, each would be copied on its way into ``.grad``."""
 
@@ -120,12 +121,13 @@ class _Passes(torch.autograd.Function):
         ctx.made = made
         if made is not None:
             ctx.entry, ctx.hidden = made.entry, made.hidden
-            return made.out
+            out, made.out = made.out, None  # autograd hangs this call on what is returned: held here, it would hold itself
+            return cast(Tensor, out)
         with team() as threads:
             ctx.entry, ctx.hidden = entry, hidden = _entered(plan, n_layers, given)
             out = torch.empty(len(plan.taken))
             work = SGEMM, entry.first, hidden, out.numpy()
-            ranges = threads.cut(len(out), LEAST)
+            ranges = _cut(threads, len(out))
             threads.run([partial(mlp_ranges.score, *work, rows.start, rows.stop) for rows in ranges])
         return out
 
@@ -142,6 +144,12 @@ class _Passes(torch.autograd.Function):
             with team() as threads:
                 _, found = _learned(ctx.entry, ctx.hidden, loss, wanted, threads)
         return None, None, None, *found
+
+
+def _cut(threads: Team, n: int, *, more: int = 0) -> list[slice]:
+    """Return the ranges of ``n`` candidates; see :data:`LEAST` and :meth:`learners.threads.Team.cut`."""
+    units = threads.cut(-(-n // LEAST), 1, more=more)
+    return [slice(at.start * LEAST, min(at.stop * LEAST, n)) for at in units]
 
 
 def _entered(plan: Plan, n_layers: int, given: Sequence[Tensor | None]) -> tuple[_Entry, Hidden]:
@@ -162,7 +170,7 @@ def _learned(
     """Go forward and back; return the logits, and the gradients from the first weight's on in the order of the arguments."""
     first, out = entry.first, torch.empty(len(entry.plan.taken))
     wanted = _Wanted(entry, needed)
-    ranges = threads.cut(len(out), LEAST, more=meanwhile is not None)
+    ranges = _cut(threads, len(out), more=meanwhile is not None)
     shapes = hidden.packed.shape, first.bias.shape, first.w.shape, first.both.shape, first.contribution.shape
     sums = Sums(*(np.empty((len(ranges), *shape), np.float32) for shape in shapes))
     work = SGEMM, first, hidden, out.numpy(), loss, wanted.w, wanted.gradient.numpy()

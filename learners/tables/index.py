@@ -146,7 +146,7 @@ class RowIndex:
             how many are unknown, and how many rows are new, the last of all.
         """
         learn = ts is not None
-        code, room = (self.times.code(ts), self._free_room()) if ts is not None else (0, 0)
+        code, room = (self.times.code(ts), min(self._free_room(), len(weight) - self.n)) if ts is not None else (0, 0)
         unknown, admitted = probing.look_up(self.view(weight), keys, rows, out, learn, code, self.n, room, *first)
         self.n += int(admitted)  # with the compiler off kernels return NumPy's integers
         return int(unknown), int(admitted)

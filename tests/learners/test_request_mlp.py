@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -253,3 +255,40 @@ def test_distinct_rows_are_those_of_the_first_use() -> None:
     assert part.n_rows == 3
     assert part.rows is gathered.weight
     torch.testing.assert_close(part.expanded(), gathered.of(0))
+
+
+def test_scores_have_the_same_bits_for_any_number_of_ranges() -> None:
+    case = Case.of(seed=3, n_requests=5, most=400, hidden=(40, 17), slots=True, request_dim=3)
+    assert len(case.request_of) > 5 * mlp_passes.LEAST
+    labels, weights = case.click()
+    before, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3, 4):
+            torch.set_num_threads(n)
+            found += [case.mlp(*case.given), case.mlp.learn(*case.given, labels, weights)[0]]
+            found.append(case.mlp.learn(*case.given, labels, weights, meanwhile=lambda: None)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(each, found[0]) for each in found)
+
+
+def test_what_a_step_made_is_gone_with_the_step_without_a_search_for_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Any]] = []
+    enter = mlp_passes._entered
+
+    def entered(*given: Any) -> Any:
+        entry, hidden = enter(*given)
+        made.append(weakref.ref(entry))
+        return entry, hidden
+
+    monkeypatch.setattr(mlp_passes, "_entered", entered)
+    case = Case.of(seed=1, n_requests=3, most=3, hidden=(6,), slots=True, request_dim=3)
+    gc.disable()
+    try:
+        logits, gradient = case.mlp.learn(*case.given, *case.click())
+        torch.autograd.backward(logits, gradient)
+        assert made[0]() is not None
+        del logits, gradient
+        assert made[0]() is None
+    finally:
+        gc.enable()
