@@ -25,7 +25,7 @@ _arrays: Any = arrayobj
 _types: Any = types
 _ir: Any = _lower.ir  # llvmlite, in Numba's own version
 
-__all__ = ["dot", "total"]
+__all__ = ["compiled", "dot", "total"]
 
 Floats = npt.NDArray[np.float32]
 _WIDE, _NARROW = 32, 8
@@ -118,11 +118,12 @@ def total_plain(x: Floats) -> np.float32:
     return cast(np.float32, both[0] + rest)
 
 
-def _compiled(lowered: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(lowered: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the operation of kernels that is lowered so; its plain twin with the compiler off."""
     return plain if _numba.config.DISABLE_JIT else cast(Any, intrinsic(lowered))
 
 
-total: Callable[[Floats], np.float32] = _compiled(_total, total_plain)
+total: Callable[[Floats], np.float32] = compiled(_total, total_plain)
 """``total(x)``: the sum of a row ``x [n]`` that lies in one piece. For kernels; nothing is checked."""
-dot: Callable[[Floats, Floats], np.float32] = _compiled(_dot, dot_plain)
+dot: Callable[[Floats, Floats], np.float32] = compiled(_dot, dot_plain)
 """``dot(x, y)``: the sum of the products of two such rows of the same length."""

@@ -8,14 +8,15 @@ LLVM's own, for any processor. A mask is an int64 whose bit ``i`` stands for ``a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 from numba.np import arrayobj
+
+from learners.lanes import compiled
 
 # Numba's own tools are written without types.
 _numba: Any = numba
@@ -94,13 +95,9 @@ def put8_plain(array: Any, at: Any, start: Any, chosen: Any, mask: Any) -> None:
         array[at + i] = start + int(chosen[mask, i])
 
 
-def _compiled(lowered: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    return plain if _numba.config.DISABLE_JIT else cast(Any, intrinsic(lowered))
-
-
-equal8: Callable[[Any, Any, Any], int] = _compiled(_equal8, equal8_plain)
+equal8: Callable[[Any, Any, Any], int] = compiled(_equal8, equal8_plain)
 """``equal8(array, at, value)``: mask of which are ``value``."""
-within8: Callable[[Any, Any, Any, Any], int] = _compiled(_within8, within8_plain)
+within8: Callable[[Any, Any, Any, Any], int] = compiled(_within8, within8_plain)
 """``within8(array, at, start, span)``: mask of which are in ``[start, start + span)``."""
-put8: Callable[[Any, Any, Any, Any, Any], None] = _compiled(_put8, put8_plain)
+put8: Callable[[Any, Any, Any, Any, Any], None] = compiled(_put8, put8_plain)
 """``put8(array, at, start, CHOSEN, mask)``: write ``start`` + each place of the mask; all eight are overwritten."""
