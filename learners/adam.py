@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numba
@@ -15,9 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from learners.flat import Flat
+
 __all__ = ["DenseAdam"]
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 FIRST, SECOND, EPS = 0.9, 0.999, 1e-8
 
 
@@ -34,7 +37,7 @@ class DenseAdam:
         self.rate = rate
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         """Per parameter that has had a gradient: ``step``, ``exp_avg``, ``exp_avg_sq``."""
-        self._flat: list[_Flat | None] = [None] * len(self.parameters)
+        self._moments: dict[Tensor | Flat, _Moments] = {}
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -43,44 +46,72 @@ class DenseAdam:
 
     def restored(self) -> None:
         """Say that :attr:`state` is another one."""
-        self._flat = [None] * len(self.parameters)
+        self._moments.clear()
 
     def step(self) -> None:
-        """Take one step with the gradients that are there."""
-        for at, parameter in enumerate(self.parameters):
-            grad = parameter.grad
-            if grad is None:
-                continue
-            flat = self._flat[at]
-            if flat is None:  # the first step, or the first after a restore
-                flat = self._flat[at] = self._flattened(parameter)
-            _update(flat.weight, flat.first, flat.second, flat.steps, grad.numpy().reshape(-1), self.rate)
+        """Take one step with the gradients that autograd has left."""
+        self.step_with({p: p.grad.numpy() for p in self.parameters if p.grad is not None}, ())
 
-    def _flattened(self, parameter: nn.Parameter) -> _Flat:
+    def step_with(self, gradients: Mapping[Tensor, Floats], flats: Iterable[Flat]) -> None:
+        """Take one step.
+
+        Args:
+            gradients: by parameters.
+            flats: whose gradients are in :attr:`learners.flat.Flat.gradient`.
+        """
+        for parameter, gradient in gradients.items():
+            moments = self._moments.get(parameter)
+            if moments is None:  # the first step, or the first after a restore
+                moments = self._moments[parameter] = self._begun(parameter)
+            _update(*moments, gradient.reshape(-1), self.rate)
+        for flat in flats:
+            moments = self._moments.get(flat)
+            if moments is None:
+                moments = self._moments[flat] = self._begun_flat(flat)
+            _update(*moments, flat.gradient, self.rate)
+
+    def _begun(self, parameter: Tensor) -> _Moments:
         state = self.state.get(parameter)
         if state is None:
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             state = self.state[parameter] = {"step": torch.zeros(()), **moments}
         weight, first, second = (t.detach().numpy().reshape(-1) for t in (parameter, state["exp_avg"], state["exp_avg_sq"]))
-        return _Flat(weight, first, second, state["step"].numpy())
+        return _Moments(weight, first, second, state["step"].numpy().reshape(1), np.array([[0, len(weight)]]))
+
+    def _begun_flat(self, flat: Flat) -> _Moments:
+        first, second, steps = torch.zeros(flat.n), torch.zeros(flat.n), torch.zeros(len(flat.places))
+        for at, (parameter, place) in enumerate(zip(flat.parameters, flat.places, strict=True)):
+            own = {"step": steps[at], "exp_avg": first[place], "exp_avg_sq": second[place]}
+            for name, value in self.state.get(parameter, {}).items():
+                own[name].copy_(value.reshape(own[name].shape))
+            self.state[parameter] = {name: v if name == "step" else v.view(parameter.shape) for name, v in own.items()}
+        places = np.array([[place.start, place.stop] for place in flat.places])
+        return _Moments(flat.values, first.numpy(), second.numpy(), steps.numpy(), places)
 
 
-class _Flat(NamedTuple):
-    """A parameter and its state as views ``[n]``, made once: on small layers making them costs more than the update."""
+class _Moments(NamedTuple):
+    """Parameters and their state as views, made once: on small layers making them costs more than the update."""
 
     weight: Floats
+    """``[n]``."""
     first: Floats
+    """``[n]``."""
     second: Floats
+    """``[n]``."""
     steps: Floats
+    """``[P]``."""
+    places: Ints
+    """Where each parameter begins and ends, ``[P, 2]``."""
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # a check for division by zero would keep the loop out of vector code
-def _update(weight: Floats, first: Floats, second: Floats, steps: Floats, grad: Floats, rate: float) -> None:
-    steps[()] += np.float32(1)
-    step = np.float64(steps[()])
-    size = np.float32(rate / (1 - FIRST**step))
-    scale = np.float32(1 / np.sqrt(1 - SECOND**step))
-    for i in range(len(weight)):
-        first[i] += np.float32(1 - FIRST) * (grad[i] - first[i])
-        second[i] = np.float32(SECOND) * second[i] + np.float32(1 - SECOND) * grad[i] * grad[i]
-        weight[i] -= size * first[i] / (np.sqrt(second[i]) * scale + np.float32(EPS))
+def _update(weight: Floats, first: Floats, second: Floats, steps: Floats, places: Ints, grad: Floats, rate: float) -> None:
+    for p in range(len(steps)):
+        steps[p] += np.float32(1)
+        step = np.float64(steps[p])
+        size = np.float32(rate / (1 - FIRST**step))
+        scale = np.float32(1 / np.sqrt(1 - SECOND**step))
+        for i in range(places[p, 0], places[p, 1]):
+            first[i] += np.float32(1 - FIRST) * (grad[i] - first[i])
+            second[i] = np.float32(SECOND) * second[i] + np.float32(1 - SECOND) * grad[i] * grad[i]
+            weight[i] -= size * first[i] / (np.sqrt(second[i]) * scale + np.float32(EPS))

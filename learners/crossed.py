@@ -6,6 +6,7 @@ the newest entry.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numba
@@ -18,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from learners.batch import CANDIDATES, Batch
 from learners.layers import last_entry, pool
 from learners.tables import Gathered
+from learners.tape import Tape, recording
 
 __all__ = ["Crossed", "crossed", "crossed_plain"]
 
@@ -48,6 +50,11 @@ def crossed(batch: Batch, gathered: Gathered, use: int, sequence: str, *, newest
         return crossed_plain(batch, gathered, use, sequence, newest=newest)
     places = gathered.places[0].numpy(), gathered.places[use].numpy()
     offsets = batch.ragged(CANDIDATES).offsets, batch.ragged(sequence).offsets
+    tape = recording()
+    if tape is not None:
+        out, kept = _computed(gathered.weight, *places, *offsets, newest)
+        tape.then(partial(_back, tape, gathered.weight, out, kept), *out)
+        return Crossed(*out)
     return Crossed(*cast(tuple[Tensor, Tensor], _Crossed.apply(gathered.weight, *places, *offsets, newest)))
 
 
@@ -60,25 +67,50 @@ def crossed_plain(batch: Batch, gathered: Gathered, use: int, sequence: str, *, 
     return Crossed(torch.cat(parts, 1), torch.cat(products, 1))
 
 
+def _computed(
+    weight: Tensor, now: Ints, past: Ints, now_offsets: Ints, past_offsets: Ints, newest: bool
+) -> tuple[tuple[Tensor, Tensor], _Kept]:
+    width = weight.shape[1] * (1 + newest)
+    request, candidate = torch.zeros(len(now_offsets) - 1, width), torch.empty(len(now), width)
+    kept = _Kept(weight.detach().numpy(), now, past, now_offsets, past_offsets, request.numpy())
+    _forward(*kept, candidate.numpy())
+    return (request, candidate), kept
+
+
+def _back(tape: Tape, weight: Tensor, out: tuple[Tensor, Tensor], kept: _Kept) -> None:
+    given = [tape.take(value) for value in out]
+    if any(grad is not None for grad in given):
+        grads = [
+            np.zeros(value.shape, np.float32) if grad is None else np.ascontiguousarray(grad)
+            for grad, value in zip(given, out, strict=True)
+        ]
+        _backward(*kept, *grads, tape.sums(weight))
+
+
+class _Kept(NamedTuple):
+    """What the way back needs."""
+
+    weight: Floats
+    now: Ints
+    past: Ints
+    now_offsets: Ints
+    past_offsets: Ints
+    request: Floats
+
+
 class _Crossed(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, weight: Tensor, now: Ints, past: Ints, now_offsets: Ints, past_offsets: Ints, newest: bool
     ) -> tuple[Tensor, Tensor]:
-        width = weight.shape[1] * (1 + newest)
-        request, candidate = torch.zeros(len(now_offsets) - 1, width), torch.empty(len(now), width)
-        vectors = weight.detach().numpy()
-        _forward(vectors, now, past, now_offsets, past_offsets, request.numpy(), candidate.numpy())
-        ctx.arguments = vectors, now, past, now_offsets, past_offsets, request.numpy()
-        return request, candidate
+        out, ctx.kept = _computed(weight, now, past, now_offsets, past_offsets, newest)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        out = torch.zeros(ctx.arguments[0].shape)
-        of_request, of_candidate = (grad.contiguous().numpy() for grad in grads)
-        vectors, now, past, now_offsets, past_offsets, request = ctx.arguments
-        _backward(vectors, now, past, now_offsets, past_offsets, request, of_request, of_candidate, out.numpy())
+        out = torch.zeros(ctx.kept.weight.shape)
+        _backward(*ctx.kept, *(grad.contiguous().numpy() for grad in grads), out.numpy())
         return out, None, None, None, None, None
 
 

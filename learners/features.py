@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from learners import gather
 from learners.batch import CANDIDATES, Batch
+from learners.beside import beside
 from learners.crossed import crossed
 from learners.float_columns import as_matrix, fill_ages, length_and_recency, request_times
 from learners.layers import Standardise, pool
@@ -226,7 +227,7 @@ class Inputs(nn.Module):
         request.append(self.standardise_request(request_floats))
         products: list[Part | SlotPart] = [Part(history.candidate) for history in histories_of]
         item_ids = [batch.ids(name) for name in self._asked["item"]]
-        return Encoded(candidate, torch.cat(request, 1), products, items, categories, queries, item_ids)
+        return Encoded(candidate, beside(request), products, items, categories, queries, item_ids)
 
     def observe(self, batch: Batch) -> None:
         """Take in what only counts from the next batch on: moments of the floats just learned, impressions and clicks."""
@@ -286,7 +287,7 @@ class Inputs(nn.Module):
         asked = self._request_asked(batch)
         weight = self.together.look_up(asked, learn=learn, ts=batch.newest_ts)
         places = torch.from_numpy(asked.places).to(batch.device)
-        return gather.rows(weight, places).view(-1, len(self.request_ids) * self.config.feature_dim)
+        return gather.rows(weight, places, len(self.request_ids))
 
     def apply_gradients(self) -> None:
         """Take one step of the optimiser on each table."""
@@ -304,8 +305,7 @@ class Inputs(nn.Module):
             return []
         parts = [queries.of(0), pool(queries, 1, batch.offsets(f"{QUERY}.id"))]
         if categories is not None:
-            own = categories.of(1 + len(self.sequences)).view(batch.n_requests, QUERY_CATEGORIES, self.config.dim)
-            parts.append(own.sum(1))  # missing categories are 0
+            parts.append(pool(categories, 1 + len(self.sequences), _of_query(batch), "sum"))  # missing categories are 0
         return parts
 
     def _request_floats(self, batch: Batch) -> Tensor:
@@ -348,3 +348,12 @@ class Inputs(nn.Module):
         fill_ages(places, count, first_ts, now, age_hours)
         impressions, rate = self.rates.lately(asked, now)
         return [np.log1p(count)[places], np.log1p(age_hours), np.log1p(impressions), np.log(rate)]
+
+
+def _of_query(batch: Batch) -> Tensor:
+    """Return where the categories of each request's query begin and end, ``[R + 1]``."""
+
+    def make() -> Tensor:
+        return torch.arange(0, batch.n_requests * QUERY_CATEGORIES + 1, QUERY_CATEGORIES, device=batch.device)
+
+    return batch.block.once(("categories of queries", batch.device), make)

@@ -8,6 +8,7 @@ Legend: ``U`` rows, ``N`` places, ``D`` width.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import numba
@@ -17,17 +18,37 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from learners.tape import Tape, recording
+
 __all__ = ["add_at", "rows"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-def rows(weight: Tensor, places: Tensor) -> Tensor:
-    """Return ``weight[places]``, ``[N, D]``, of ``weight [U, D]`` and ``places`` int64 ``[N]``."""
+def rows(weight: Tensor, places: Tensor, side: int = 1) -> Tensor:
+    """Return ``weight[places]``, ``[N, D]``, of ``weight [U, D]`` and ``places`` int64 ``[N]``.
+
+    Args:
+        weight: see above.
+        places: see above.
+        side: so many neighbouring ones are one row of the result, ``[N / side, side * D]``.
+    """
+    width = side * weight.shape[1]
     if weight.device.type != "cpu":
-        return torch.nn.functional.embedding(places, weight)
-    return cast(Tensor, _Rows.apply(weight, places))
+        return torch.nn.functional.embedding(places, weight).view(-1, width)
+    tape = recording()
+    if tape is not None:
+        out = weight.index_select(0, places).view(-1, width)
+        tape.then(partial(_back, tape, weight, places, out), out)
+        return out
+    return cast(Tensor, _Rows.apply(weight, places)).view(-1, width)
+
+
+def _back(tape: Tape, weight: Tensor, places: Tensor, out: Tensor) -> None:
+    grad = tape.take(out)
+    if grad is not None:
+        add_at(places.numpy(), grad.reshape(len(places), weight.shape[1]), tape.sums(weight))
 
 
 class _Rows(torch.autograd.Function):

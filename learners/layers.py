@@ -6,6 +6,8 @@ candidate and a history entry of its request.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from learners.tables import Gathered
+from learners.tape import Tape, recording
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 def pool(gathered: Gathered, use: int, offsets: Tensor, mode: str = "mean") -> Tensor:
@@ -29,7 +33,42 @@ def pool(gathered: Gathered, use: int, offsets: Tensor, mode: str = "mean") -> T
         mode: ``mean`` or ``sum``.
     """
     places = gathered.places[use]
+    tape = recording()
+    if tape is not None:
+        out = torch.zeros(len(offsets) - 1, gathered.weight.shape[1])
+        kept = places.numpy(), offsets.numpy(), mode == "mean"
+        _pool(gathered.weight.numpy(), *kept, out.numpy())
+        tape.then(partial(_pool_back, tape, gathered.weight, out, kept), out)
+        return out
     return embedding_bag(places, gathered.weight, offsets, mode=mode, include_last_offset=True)
+
+
+def _pool_back(tape: Tape, weight: Tensor, out: Tensor, kept: tuple[Ints, Ints, bool]) -> None:
+    grad = tape.take(out)
+    if grad is not None:
+        _pool_backward(np.ascontiguousarray(grad), *kept, tape.sums(weight))
+
+
+@numba.njit(cache=True, nogil=True)
+def _pool(weight: Floats, places: Ints, offsets: Ints, mean: bool, out: Floats) -> None:
+    for r in range(len(out)):
+        first, last = offsets[r], offsets[r + 1]
+        for h in range(first, last):
+            for d in range(out.shape[1]):
+                out[r, d] += weight[places[h], d]
+        if mean and last > first:
+            for d in range(out.shape[1]):
+                out[r, d] /= np.float32(last - first)
+
+
+@numba.njit(cache=True, nogil=True)
+def _pool_backward(grad: Floats, places: Ints, offsets: Ints, mean: bool, total: Floats) -> None:
+    for r in range(len(grad)):
+        first, last = offsets[r], offsets[r + 1]
+        share = np.float32(1) / np.float32(last - first) if mean and last > first else np.float32(1)
+        for h in range(first, last):
+            for d in range(grad.shape[1]):
+                total[places[h], d] += grad[r, d] * share
 
 
 def last_entry(gathered: Gathered, use: int, offsets: Tensor) -> Tensor:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -23,11 +22,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from learners import mlp_ranges, mlp_shared
-from learners.blas import SGEMM, product
+from learners.blas import SGEMM
+from learners.flat import Flat
 from learners.mlp_ranges import First, Hidden, Sums
+from learners.tape import recording
 from learners.threads import Task, Team, team
 
-__all__ = ["Click", "Plan", "learned", "logits"]
+__all__ = ["Click", "Model", "Plan", "Weights", "learned", "logits"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -55,6 +56,19 @@ class Plan(NamedTuple):
     n_bins: int
 
 
+class Weights(NamedTuple):
+    """The weights of an MLP, or the gradients by them, as views of one array (:class:`learners.flat.Flat`)."""
+
+    first: Floats
+    """Of the candidates' columns, ``[W, Dc]``."""
+    request: Floats
+    """Of the request's, ``[W, Dr]``."""
+    bias: Floats
+    """``[W]``."""
+    hidden: Hidden
+    """Normalisations and the linear layers behind them."""
+
+
 class Click(NamedTuple):
     """What the gradient of the click loss by the logits is made of (:class:`learners.mlp_ranges.Loss`), and where it goes."""
 
@@ -66,40 +80,62 @@ class Click(NamedTuple):
     """``[C]``, written."""
 
 
-def logits(plan: Plan, layers: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> Tensor:
+class Model(NamedTuple):
+    """An MLP as the passes take it."""
+
+    flat: Flat
+    weights: Weights
+    of: Weights
+    """Gradients, in ``flat.gradient``."""
+    views: Callable[[Floats], Weights]
+    """Makes the like of an array."""
+
+
+def logits(model: Model, plan: Plan, tensors: Sequence[Tensor]) -> Tensor:
     """Return logits ``[C]``.
 
     Args:
+        model: the MLP.
         plan: of the batch.
-        layers: weight of the candidates' columns, of the request's or None, bias; then gain, shift, weight and bias of each
-            normalisation and of the linear layer behind it.
         tensors: dense columns, rows of shared parts, the request's, tables of bins and positions.
     """
-    return cast(Tensor, _Passes.apply(plan, None, len(layers) // 4, *layers, *tensors))
+    if recording() is not None:
+        raise RuntimeError("on a tape an MLP goes back as it learns: call RequestMLP.learn")
+    if torch.is_grad_enabled():
+        return cast(Tensor, _Passes.apply(model, plan, None, len(tensors), *tensors, *model.flat.parameters))
+    return _scored(model, plan, tensors)[0]
 
 
-def learned(
-    plan: Plan, layers: Sequence[Tensor | None], tensors: Sequence[Tensor], click: Click, meanwhile: Task | None = None
-) -> Tensor:
+def learned(model: Model, plan: Plan, tensors: Sequence[Tensor], click: Click, meanwhile: Task | None = None) -> Tensor:
     """Return :func:`logits`, and go back at once; autograd's backward, if it is given ``click.gradient`` itself, hands out what
-    was found.
+    was found. On a tape it is given what was found.
 
     Args:
-        plan: like the next two as of :func:`logits`.
-        layers: see above.
-        tensors: see above.
+        model: the MLP.
+        plan: of the batch.
+        tensors: as of :func:`logits`.
         click: takes the gradient by the logits.
         meanwhile: of :meth:`learners.threads.Team.run`.
     """
-    wanted = [tensor.requires_grad for tensor in tensors[: len(plan.widths)]]
+    tape, dense = recording(), tensors[: len(plan.widths)]
+    labels, weights, gradient = (tensor.numpy() for tensor in click)
+    loss = mlp_ranges.Loss(gradient, labels, weights)
+    if tape is not None:
+        needed = [tape.wants(tensor) for tensor in dense]
+        with team() as threads:
+            entry = _Entry(plan, model.weights, tensors)
+            out, found = _learned(entry, model.weights, loss, needed, model.of, threads, meanwhile)
+        tape.flats.append(model.flat)
+        for tensor, of_tensor in zip(tensors, found, strict=True):
+            if of_tensor is not None:
+                tape.give(tensor, of_tensor)
+        return out
+    of, needed = np.zeros(model.flat.n, np.float32), [tensor.requires_grad for tensor in dense]
     with team() as threads:
-        with torch.no_grad():
-            entry, hidden = _entered(plan, len(layers) // 4, [*layers, *tensors])
-            labels, weights, gradient = (tensor.numpy() for tensor in click)
-        loss = mlp_ranges.Loss(gradient, labels, weights)
-        out, found = _learned(entry, hidden, loss, wanted, threads, meanwhile)
-    made = _Made(entry, hidden, click, out, found)
-    return cast(Tensor, _Passes.apply(plan, made, len(layers) // 4, *layers, *tensors))
+        entry = _Entry(plan, model.weights, tensors)
+        out, found = _learned(entry, model.weights, loss, needed, model.views(of), threads, meanwhile)
+    made = _Made(entry, click, out, [*_as_tensors(found), *map(torch.from_numpy, model.flat.views(of))])
+    return cast(Tensor, _Passes.apply(model, plan, made, len(tensors), *tensors, *model.flat.parameters))
 
 
 @dataclasses.dataclass
@@ -107,7 +143,6 @@ class _Made:
     """What was found before autograd asked."""
 
     entry: _Entry
-    hidden: Hidden
     click: Click
     """Its gradient is the one that this is for; held, so that no other tensor comes to lie where it is."""
     out: Tensor | None
@@ -117,33 +152,32 @@ class _Made:
 
 class _Passes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: Plan, made: _Made | None, n_layers: int, *given: Tensor | None) -> Tensor:
-        ctx.made = made
+    def forward(ctx: Any, model: Model, plan: Plan, made: _Made | None, n_tensors: int, *given: Tensor) -> Tensor:
+        ctx.model, ctx.made = model, made
         if made is not None:
-            ctx.entry, ctx.hidden = made.entry, made.hidden
+            ctx.entry = made.entry
             out, made.out = made.out, None  # autograd hangs this call on what is returned: held here, it would hold itself
             return cast(Tensor, out)
-        with team() as threads:
-            ctx.entry, ctx.hidden = entry, hidden = _entered(plan, n_layers, given)
-            out = torch.empty(len(plan.taken))
-            work = SGEMM, entry.first, hidden, out.numpy()
-            ranges = _cut(threads, len(out))
-            threads.run([partial(mlp_ranges.score, *work, rows.start, rows.stop) for rows in ranges])
+        out, ctx.entry = _scored(model, plan, given[:n_tensors])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        made = cast(_Made | None, ctx.made)
+        made, model = cast(_Made | None, ctx.made), cast(Model, ctx.model)
         if made is not None and grads[0].data_ptr() == made.click.gradient.data_ptr() and made.found is not None:
             found, made.found = made.found, None
         else:
-            none = np.zeros(0, np.float32)
+            none, of = np.zeros(0, np.float32), np.zeros(model.flat.n, np.float32)
             loss = mlp_ranges.Loss(grads[0].contiguous().numpy(), none, none)
-            wanted = ctx.needs_input_grad[6 + 4 * len(ctx.hidden.widths) :]
             with team() as threads:
-                _, found = _learned(ctx.entry, ctx.hidden, loss, wanted, threads)
-        return None, None, None, *found
+                _, of_tensors = _learned(ctx.entry, model.weights, loss, ctx.needs_input_grad[4:], model.views(of), threads)
+            found = [*_as_tensors(of_tensors), *map(torch.from_numpy, model.flat.views(of))]
+        return None, None, None, None, *found
+
+
+def _as_tensors(arrays: Sequence[Floats | None]) -> list[Tensor | None]:
+    return [None if array is None else torch.from_numpy(array) for array in arrays]
 
 
 def _cut(threads: Team, n: int, *, more: int = 0) -> list[slice]:
@@ -152,130 +186,111 @@ def _cut(threads: Team, n: int, *, more: int = 0) -> list[slice]:
     return [slice(at.start * LEAST, min(at.stop * LEAST, n)) for at in units]
 
 
-def _entered(plan: Plan, n_layers: int, given: Sequence[Tensor | None]) -> tuple[_Entry, Hidden]:
-    """Return the first layer and the others of what autograd is given: layers, then tensors."""
-    weight, request, bias, *rest = given
-    layers, tensors = cast(Sequence[Tensor], rest[: 4 * n_layers]), cast(Sequence[Tensor], rest[4 * n_layers :])
-    return _Entry(plan, cast(Tensor, weight), request, cast(Tensor, bias), tensors), _hidden(layers)
+def _scored(model: Model, plan: Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, _Entry]:
+    out = torch.empty(len(plan.taken))
+    with team() as threads:
+        entry = _Entry(plan, model.weights, tensors)
+        work = SGEMM, entry.first, model.weights.hidden, out.numpy()
+        threads.run([partial(mlp_ranges.score, *work, rows.start, rows.stop) for rows in _cut(threads, len(out))])
+    return out, entry
 
 
 def _learned(
     entry: _Entry,
-    hidden: Hidden,
+    weights: Weights,
     loss: mlp_ranges.Loss,
     needed: Sequence[bool],
+    of: Weights,
     threads: Team,
     meanwhile: Task | None = None,
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Go forward and back; return the logits, and the gradients from the first weight's on in the order of the arguments."""
+) -> tuple[Tensor, list[Floats | None]]:
+    """Go forward and back; return the logits, and the gradients by the tensors; those by the weights are written to ``of``."""
     first, out = entry.first, torch.empty(len(entry.plan.taken))
     wanted = _Wanted(entry, needed)
     ranges = _cut(threads, len(out), more=meanwhile is not None)
-    shapes = hidden.packed.shape, first.bias.shape, first.w.shape, first.both.shape, first.contribution.shape
+    shapes = weights.hidden.packed.shape, first.bias.shape, first.w.shape, first.both.shape, first.contribution.shape
     sums = Sums(*(np.empty((len(ranges), *shape), np.float32) for shape in shapes))
-    work = SGEMM, first, hidden, out.numpy(), loss, wanted.w, wanted.gradient.numpy()
+    work = SGEMM, first, weights.hidden, out.numpy(), loss, wanted.w, wanted.gradient
     own = [Sums(*(array[at] for array in sums)) for at in range(len(ranges))]
     tasks = [partial(mlp_ranges.learn, *work, part, rows.start, rows.stop) for part, rows in zip(own, ranges, strict=True)]
     threads.run(tasks, meanwhile)
-    with torch.no_grad():
-        of_weight = torch.empty(entry.shape)
-        after: list[Any] = [partial(entry.shared_gradient, j, sums.both, of_weight.numpy()) for j in range(len(entry.shared))]
-        if entry.plan.slots is not None:  # the longest one first
-            of_tables, *made = threads.run([partial(entry.slot_gradient, sums.slots, of_weight.numpy()), *after])
-        else:
-            of_tables, made = (), [task() for task in after]  # two threads would take longer to meet
-        return out, [of_weight, *_gradients(entry, hidden, wanted, sums, of_weight, made), *of_tables]
+    mlp_shared.add_weights(sums.packed, sums.bias, sums.w, of.hidden.packed, of.bias, of.first, entry.columns)
+    after: list[Task] = [partial(entry.shared_gradient, j, sums.both, of) for j in range(len(entry.shared))]
+    if entry.plan.slots is not None:  # the longest one first
+        of_tables, *of_rows = threads.run([partial(entry.slot_gradient, sums.slots, of.first), *after])
+    else:
+        of_tables, of_rows = (), [task() for task in after]  # two threads would take longer to meet
+    return out, [*wanted.split(), *of_rows, *of_tables]
 
 
-def _hidden(parameters: Sequence[Tensor]) -> Hidden:
-    """Return gains, shifts, weights and biases of the layers in one row."""
-    packed = np.concatenate([parameter.numpy().reshape(-1) for parameter in parameters])
-    return Hidden(packed, np.array([len(gain) for gain in parameters[::4]]))
-
-
-def _gradients(
-    entry: _Entry, hidden: Hidden, wanted: _Wanted, sums: Sums, of_weight: Tensor, made: Sequence[_OfShared]
-) -> list[Tensor | None]:
-    """Add the ranges up; return the gradients from the request's weight to the shared rows in the order of the arguments."""
-    for part in (sums.packed, sums.bias, sums.w):
-        mlp_shared.add_up(part)
-    at = 0
-    for columns in entry.plan.dense:
-        end = at + columns.stop - columns.start
-        of_weight[:, columns] = torch.from_numpy(sums.w[0, :, at:end])
-        at = end
-    of_layers, at, widths = [], 0, [*hidden.widths.tolist(), 1]
-    for width, above in itertools.pairwise(widths):
-        for shape in ((width,), (width,), (above, width), (above,)):
-            end = at + math.prod(shape)
-            of_layers.append(torch.from_numpy(sums.packed[0, at:end].reshape(shape)))
-            at = end
-    of_request = made[-1].of_weight if entry.plan.has_request else None
-    of_rows = [each.of_rows for each in made]
-    return [of_request, torch.from_numpy(sums.bias[0]), *of_layers, *wanted.split(), *of_rows]
+@lru_cache(maxsize=64)
+def _columns(dense: tuple[tuple[int, int], ...]) -> Ints:
+    """Return the columns of some ranges of them."""
+    return np.array([column for start, stop in dense for column in range(start, stop)], np.int64)
 
 
 class _Entry:
     """The first layer: its input by parts, and what the rows that candidates share contribute to it."""
 
-    def __init__(self, plan: Plan, weight: Tensor, request: Tensor | None, bias: Tensor, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, plan: Plan, weights: Weights, tensors: Sequence[Tensor]) -> None:
         n_dense, n_shared, k = len(plan.widths), len(plan.n_rows), plan.bins.shape[1]
-        dense, shared, tables = tensors[:n_dense], tensors[n_dense : n_dense + n_shared], tensors[n_dense + n_shared :]
-        self.plan, self.shape = plan, weight.shape
-        matrix = weight.numpy()
-        x = torch.cat([weight.new_empty(len(plan.taken), 0), *dense], 1) if len(dense) != 1 else dense[0].contiguous()
-        self.shared = [np.ascontiguousarray(rows.numpy()) for rows in shared]
-        self.weights = [np.ascontiguousarray(matrix[:, columns]) for columns in plan.shared]
-        self.weights += [] if request is None else [request.numpy()]
-        ends = np.cumsum([0, *plan.n_rows]).tolist()
+        arrays = [tensor.detach().numpy() for tensor in tensors]
+        dense, tables = arrays[:n_dense], arrays[n_dense + n_shared :]
+        self.plan = plan
+        self.columns = _columns(tuple((part.start, part.stop) for part in plan.dense))
+        self.shared = [np.ascontiguousarray(rows) for rows in arrays[n_dense : n_dense + n_shared]]
+        ends = list(itertools.accumulate(plan.n_rows, initial=0))
         self.rows = [slice(*ends[j : j + 2]) for j in range(n_shared)]
-        both = np.empty((ends[-1], len(bias)), np.float32)
-        for rows, w, place in zip(self.shared, self.weights, self.rows, strict=True):
-            product(SGEMM, rows[: place.stop - place.start], False, w, True, both[place], False)
+        both = np.empty((ends[-1], len(weights.bias)), np.float32)
+        self.weights = [(weights.first, part.start) for part in plan.shared] + [(weights.request, 0)] * plan.has_request
+        for rows, (w, start), place in zip(self.shared, self.weights, self.rows, strict=True):
+            mlp_shared.shared_forward(SGEMM, rows, w, start, both, place.start, place.stop)
         self.sizes = [len(table) for table in tables]
-        self.table = torch.cat(list(tables)).numpy() if tables else np.empty((0, 1), np.float32)  # [T, d]
-        self.w_slots = matrix[:, plan.slots] if plan.slots is not None else matrix[:, :0]  # [W, k d]
-        contribution = np.empty((len(self.table), k * len(bias)), np.float32)
+        self.table = np.concatenate(tables) if tables else np.empty((0, 1), np.float32)  # [T, d]
+        self.w_slots = weights.first[:, plan.slots] if plan.slots is not None else weights.first[:, :0]  # [W, k d]
+        contribution = np.empty((len(self.table), k * len(weights.bias)), np.float32)
         if tables:
             mlp_shared.slots_forward(SGEMM, self.table, self.w_slots, k, contribution)
         first_position = self.sizes[0] if len(tables) > 1 else -1
-        columns = [matrix[:, part] for part in plan.dense]
-        w_dense = np.concatenate(columns, 1) if columns else matrix[:, :0]
         slots = plan.bins, plan.positions, plan.n_bins, first_position
-        w_dense = np.ascontiguousarray(w_dense)
-        self.first = First(x.numpy(), w_dense, bias.numpy(), both, plan.taken, contribution.reshape(-1, len(bias)), *slots)
+        w_dense, bias = weights.first.take(self.columns, 1), weights.bias
+        self.first = First(
+            _beside(dense, len(plan.taken)), w_dense, bias, both, plan.taken, contribution.reshape(-1, len(bias)), *slots
+        )
 
-    def shared_gradient(self, j: int, of_both: Floats, of_weight: Floats) -> _OfShared:
-        """Return the gradients of a shared part; of the candidates' columns they go into ``of_weight``.
+    def shared_gradient(self, j: int, of_both: Floats, of: Weights) -> Floats:
+        """Return the gradient by the rows of a shared part; that by its weights goes into ``of``.
 
         Args:
             j: its number.
             of_both: of the rows by the first layer's output, ``[ranges, S, W]``.
-            of_weight: of the first weight.
+            of: gradients by the weights.
         """
-        rows, place, w = self.shared[j], self.rows[j], self.weights[j]
-        of_rows, own = np.empty(rows.shape, np.float32), j < len(self.plan.shared)
-        of_own = of_weight[:, self.plan.shared[j]] if own else np.empty(w.shape, np.float32)
-        mlp_shared.shared_backward(SGEMM, of_both, place.start, place.stop, rows, w, of_rows, of_own)
-        return _OfShared(None if own else torch.from_numpy(of_own), torch.from_numpy(of_rows))
+        rows, place, (w, start) = self.shared[j], self.rows[j], self.weights[j]
+        of_w = of.first if j < len(self.plan.shared) else of.request
+        of_rows = np.empty(rows.shape, np.float32)
+        mlp_shared.shared_backward(SGEMM, of_both, place.start, place.stop, rows, w, start, of_rows, of_w)
+        return of_rows
 
-    def slot_gradient(self, of_slots: Floats, of_weight: Floats) -> tuple[Tensor, ...]:
-        """Return the gradients of the tables of slots; of the weight's columns they go into ``of_weight``.
+    def slot_gradient(self, of_slots: Floats, of_first: Floats) -> list[Floats]:
+        """Return the gradients of the tables of slots; of the weight's columns they go into ``of_first``.
 
         Args:
             of_slots: of their contribution, ``[ranges, T k, W]``.
-            of_weight: of the first weight.
+            of_first: of the first weight.
         """
         of_table = np.empty(self.table.shape, np.float32)
         by_row, k = of_slots.reshape(len(of_slots), len(self.table), -1), self.plan.bins.shape[1]
-        mlp_shared.slots_backward(SGEMM, self.table, self.w_slots, k, by_row, of_table, of_weight[:, self.plan.slots])
-        return torch.split(torch.from_numpy(of_table), self.sizes)
+        mlp_shared.slots_backward(SGEMM, self.table, self.w_slots, k, by_row, of_table, of_first[:, self.plan.slots])
+        return np.split(of_table, np.cumsum(self.sizes)[:-1])
 
 
-class _OfShared(NamedTuple):
-    of_weight: Tensor | None
-    """Of the request's part, whose weight is one of its own."""
-    of_rows: Tensor
+def _beside(parts: Sequence[Floats], n: int) -> Floats:
+    """Return the columns of some parts side by side, ``[n, V]``."""
+    if len(parts) == 1 and parts[0].flags.c_contiguous:
+        return parts[0]
+    out = torch.empty(n, sum(part.shape[1] for part in parts)).numpy()  # begins at a cache line
+    return np.concatenate(parts, 1, out) if parts else out
 
 
 class _Wanted:
@@ -287,10 +302,13 @@ class _Wanted:
         if not all(self.needed):
             w = np.ascontiguousarray(w[:, np.repeat(np.array(self.needed), self.widths)])
         self.w = w
-        self.gradient = torch.empty(len(entry.plan.taken), w.shape[1])
+        self.gradient = np.empty((len(entry.plan.taken), w.shape[1]), np.float32)
 
-    def split(self) -> list[Tensor | None]:
+    def split(self) -> list[Floats | None]:
         """Return it by dense part."""
-        widths = [width for width, wanted in zip(self.widths, self.needed, strict=True) if wanted]
-        parts = iter(torch.split(self.gradient, widths, 1) if widths else ())
-        return [next(parts) if wanted else None for wanted in self.needed]
+        found: list[Floats | None] = []
+        at = 0
+        for width, wanted in zip(self.widths, self.needed, strict=True):
+            found.append(self.gradient[:, at : at + width] if wanted else None)
+            at += width * wanted
+        return found

@@ -24,6 +24,7 @@ from learners.learner import Learner, Scores, State, Stats
 from learners.request_mlp import Part, RequestMLP, SlotPart
 from learners.samples import SampleBlock
 from learners.tables import EmbeddingTable
+from learners.tape import Tape
 from learners.threads import Task, held
 
 
@@ -42,6 +43,8 @@ class ClickNetwork(nn.Module, abc.ABC):
 
     tables: dict[str, EmbeddingTable]
     inputs: Inputs
+    on_tape: bool = False
+    """Whether on the CPU each of its operations goes back by :mod:`learners.tape`, not by autograd."""
     uses_torch_threads: bool = True
     """Whether torch's own threads gain time in a step (large products, a transformer), rather than cost some: where all that is
     large is cut by :mod:`learners.threads`, torch's operations are too small for them."""
@@ -126,6 +129,8 @@ class NeuralLearner(Learner):
             return self._step(block)
 
     def _step(self, block: SampleBlock) -> tuple[Scores, Stats]:
+        if self.network.on_tape and isinstance(self.optimiser, DenseAdam):
+            return self._step_on_tape(Batch(block, self.device), self.optimiser)
         batch, vectors = Batch(block, self.device), self.network.inputs.vectors
         before = (0, 0) if vectors is None else vectors.look_ups()
         out: Forward = self.network(batch, learn=True, step=self.step)
@@ -146,6 +151,17 @@ class NeuralLearner(Learner):
         losses = {f"loss.{name}": float(loss.detach()) for name, loss in out.losses.items()}
         missing = {} if vectors is None else {"vectors.missing": vectors.missing_share(before)}
         return scores.cpu().numpy(), {"loss.click": click, **losses, **missing, **out.stats}
+
+    def _step_on_tape(self, batch: Batch, optimiser: DenseAdam) -> tuple[Scores, Stats]:
+        with Tape() as tape:
+            out = self.network.forward(batch, learn=True, step=self.step)
+            scores, click, _ = click_loss(out.logits, batch.labels, batch.weights)
+            tape.back()  # tables take their step in it
+        optimiser.step_with(tape.parameters, tape.flats)
+        self.network.after(batch, self.step)
+        self.step += 1
+        losses = {f"loss.{name}": float(loss) for name, loss in out.losses.items()}
+        return scores.numpy(), {"loss.click": click, **losses, **out.stats}
 
     def state(self) -> State:
         """Return layers, optimiser, tables, queues and the step as named arrays."""

@@ -8,19 +8,24 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from learners import mlp_passes
-from learners.mlp_passes import Click, Plan
+from learners.flat import Flat
+from learners.mlp_passes import Click, Model, Plan, Weights
+from learners.mlp_ranges import Hidden
 from learners.sim_extract import SimExtract, Slots
 from learners.tables import Gathered
 from learners.threads import Task
 
 __all__ = ["Part", "RequestMLP", "SlotPart", "distinct"]
+
+Floats = npt.NDArray[np.float32]
 
 _CHECKS_EACH_STEP = os.environ.get("FRESHET_DEBUG") == "1"
 """Whether places are checked in each step, not only in a model's first: some microseconds per part."""
@@ -75,7 +80,8 @@ class RequestMLP(nn.Module):
         for wide, narrow in itertools.pairwise(hidden):
             layers += [nn.LayerNorm(wide), nn.ReLU(), nn.Linear(wide, narrow)]
         self.rest = nn.Sequential(*layers, nn.LayerNorm(hidden[-1]), nn.ReLU(), nn.Linear(hidden[-1], 1))
-        self._own: list[nn.Parameter | None] | None = None  # in the order of mlp_passes; made once, torch walks modules slowly
+        self._model: Model | None = None
+        """As the compiled passes take it, made when first asked for and whenever the parameters have got other memory."""
 
     def forward(self, candidate: Sequence[Part | SlotPart], request: Tensor, request_of: Tensor) -> Tensor:
         """Return logits ``[C]``: compiled on the CPU, :meth:`plain` elsewhere.
@@ -128,17 +134,30 @@ class RequestMLP(nn.Module):
         click: Click | None,
         meanwhile: Task | None = None,
     ) -> Tensor:
-        if self._own is None or _CHECKS_EACH_STEP:
+        if self._model is None or _CHECKS_EACH_STEP:
             _check_places(candidate, request, request_of)
-        if self._own is None:
-            request_weight = None if self.request is None else self.request.weight
-            own = [self.candidate.weight, request_weight, self.candidate.bias, *self.rest.parameters()]
-            self._own = cast(list[nn.Parameter | None], own)
+        if self._model is None or not self._model.flat.holds():
+            self._model = self._as_one()
         self._check_widths(candidate, request)
-        plan, tensors = _plan(candidate, request if self._own[1] is not None else None, request_of)
+        plan, tensors = _plan(candidate, request if self.request is not None else None, request_of)
         if click is None:
-            return mlp_passes.logits(plan, self._own, tensors)
-        return mlp_passes.learned(plan, self._own, tensors, click, meanwhile)
+            return mlp_passes.logits(self._model, plan, tensors)
+        return mlp_passes.learned(self._model, plan, tensors, click, meanwhile)
+
+    def _as_one(self) -> Model:
+        """Lay the parameters side by side."""
+        weights = [[self.candidate.weight], [self.candidate.bias]]
+        weights += [[self.request.weight]] if self.request is not None else []
+        layers = list(self.rest.parameters())
+        widths, flat = np.array([len(gain) for gain in layers[::4]]), Flat([*weights, layers])
+        none = np.zeros((len(self.candidate.bias), 0), np.float32)
+
+        def views(array: Floats) -> Weights:
+            first, bias, *rest = flat.views(array)
+            request = rest[0] if self.request is not None else none
+            return Weights(first, request, bias, Hidden(array[flat.places[-len(layers)].start :], widths))
+
+        return Model(flat, views(flat.values), views(flat.gradient), views)
 
     def _check_widths(self, candidate: Sequence[Part | SlotPart], request: Tensor) -> None:
         """Refuse inputs that are not as wide as the weights: slices of these would be cut short without a word."""

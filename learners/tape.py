@@ -16,7 +16,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from learners.flat import Flat
 
 __all__ = ["Tape", "recording"]
 
@@ -34,13 +36,18 @@ def recording() -> Tape | None:
 class Tape:
     """What a step has to call on its way back; inside its ``with`` operations of the thread record on it."""
 
-    __slots__ = ("_back", "_grad_was", "_gradients", "parameters")
+    __slots__ = ("_back", "_grad_was", "_gradients", "_wanted", "flats", "parameters")
 
     def __init__(self) -> None:
         self._back: list[Callable[[], None]] = []
-        self._gradients: dict[int, tuple[Tensor, Floats]] = {}  # with the tensor, so that no other one gets its address
+        self._wanted: dict[
+            int, Tensor
+        ] = {}  # the tensors themselves, so that no other one gets the address of one that is gone
+        self._gradients: dict[int, tuple[Tensor, Floats]] = {}
         self.parameters: dict[Tensor, Floats] = {}
-        """Gradients of parameters, once :meth:`back` has ended."""
+        """Gradients by parameters, once :meth:`back` has ended."""
+        self.flats: list[Flat] = []
+        """Parameters whose gradients are in :attr:`learners.flat.Flat.gradient` then."""
 
     def __enter__(self) -> Tape:
         if recording() is not None:
@@ -54,12 +61,26 @@ class Tape:
         _here.tape = None
         torch.set_grad_enabled(self._grad_was)
 
-    def then(self, back: Callable[[], None]) -> None:
-        """Have ``back`` called on the way back, before what was recorded earlier."""
+    def then(self, back: Callable[[], None], *of: Tensor) -> None:
+        """Have ``back`` called on the way back, before what was recorded earlier.
+
+        Args:
+            back: takes the gradients by what the operation has made, and gives those by what it made it of.
+            of: what it has made.
+        """
         self._back.append(back)
+        for value in of:
+            self._wanted[id(value)] = value
+
+    def wants(self, value: Tensor) -> bool:
+        """Whether a gradient by a value leads anywhere: an operation made it, or it is a parameter."""
+        return id(value) in self._wanted or isinstance(value, nn.Parameter)
 
     def give(self, value: Tensor, gradient: Floats) -> None:
-        """Add to the gradient by a value. The array is the tape's from here on."""
+        """Add to the gradient by a value or a parameter. The array is the tape's from here on."""
+        if isinstance(value, nn.Parameter):
+            self._give_parameter(value, gradient)
+            return
         found = self._gradients.get(id(value))
         if found is None:
             self._gradients[id(value)] = value, gradient
@@ -78,8 +99,7 @@ class Tape:
         found = self._gradients.pop(id(value), None)
         return None if found is None else found[1]
 
-    def give_parameter(self, parameter: Tensor, gradient: Floats) -> None:
-        """Add to the gradient by a parameter. The array is the tape's from here on."""
+    def _give_parameter(self, parameter: Tensor, gradient: Floats) -> None:
         found = self.parameters.get(parameter)
         if found is None:
             self.parameters[parameter] = gradient

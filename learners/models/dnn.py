@@ -26,6 +26,7 @@ class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class DNN(ClickNetwork):
     """Pooling and an MLP."""
 
+    on_tape = True
     uses_torch_threads = False
 
     def __init__(self, config: Config, context: ModelContext) -> None:

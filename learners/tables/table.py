@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from learners.tables.config import TableConfig, check
 from learners.tables.distinct import Distinct, deduped, distinct
 from learners.tables.index import Keys, RowIndex, Rows, State
 from learners.tables.sharding import WHOLE, Shard, shard_of
+from learners.tape import Tape, recording
 
 
 class Gathered(NamedTuple):
@@ -118,8 +120,12 @@ class EmbeddingTable:
         else:
             rows, places = self._looked_up(asked, weight, learn, ts), [place.to(self.device) for place in asked.places]
         if learn:
-            weight.requires_grad_()
-            self._pending = _Pending(weight, rows)
+            tape = recording()
+            if tape is None:
+                weight.requires_grad_()
+                self._pending = _Pending(weight, rows)
+            else:
+                tape.then(partial(self._back, tape, weight, rows), weight)
         return Gathered(weight, places, asked.keys, rows, asked.n_first)
 
     def look_up_into(self, leaf: torch.Tensor, start: int, asked: Distinct, *, learn: bool, ts: int) -> Rows:
@@ -170,6 +176,12 @@ class EmbeddingTable:
         (leaf, rows), self._pending = self._pending, None
         if leaf.grad is not None:
             self.columns.step(rows, leaf.grad)
+
+    def _back(self, tape: Tape, leaf: torch.Tensor, rows: Rows) -> None:
+        """Do what :meth:`apply_gradients` does, at the end of a tape."""
+        grad = tape.take(leaf)
+        if grad is not None:
+            self.columns.step(rows, torch.from_numpy(grad))
 
     def update(self, keys: Keys, grad: torch.Tensor, ts: int = 0) -> None:
         """Admit, count and learn with a gradient per use of a key: dedupe, sum and step in one, without autograd.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numba
@@ -20,6 +21,7 @@ from learners.tables.probing import View, dedupe, look_up
 from learners.tables.storage import power_of_two
 from learners.tables.table import EmbeddingTable
 from learners.tables.update import rowwise_adagrad
+from learners.tape import Tape, recording
 
 __all__ = ["Asked", "Together", "asked_together"]
 
@@ -95,8 +97,12 @@ class Together:
             start, end = asked.bounds[at : at + 2].tolist()
             rows[start:end] = self.tables[at].look_up_into(weight, start, asked.of(at), learn=learn, ts=ts)
         if learn:
-            weight.requires_grad_()
-            self._pending = weight, rows, asked.bounds
+            tape = recording()
+            if tape is None:
+                weight.requires_grad_()
+                self._pending = weight, rows, asked.bounds
+            else:
+                tape.then(partial(self._back, tape, weight, rows, asked.bounds), weight)
         return weight
 
     def _unknown(self, asked: Asked, rows: Rows, weight: torch.Tensor, learn: bool, ts: int) -> Sequence[int]:
@@ -113,17 +119,25 @@ class Together:
         if self._pending is None:
             raise RuntimeError("apply_gradients needs a look_up(learn=True) before it")
         (leaf, rows, bounds), self._pending = self._pending, None
-        if leaf.grad is None:
-            return
+        if leaf.grad is not None:
+            self._step(leaf.grad.contiguous(), rows, bounds)
+
+    def _back(self, tape: Tape, leaf: torch.Tensor, rows: Rows, bounds: Keys) -> None:
+        """Do what :meth:`apply_gradients` does, at the end of a tape."""
+        grad = tape.take(leaf)
+        if grad is not None:
+            self._step(torch.from_numpy(grad), rows, bounds)
+
+    def _step(self, of_leaf: torch.Tensor, rows: Rows, bounds: Keys) -> None:
         held, config = self._current(), self.tables[0].config
         if held is not None:
-            grad = leaf.grad.contiguous().numpy()
+            grad = of_leaf.numpy()
             _step_each(held.views, held.accumulated, bounds, rows, grad, config.rate, config.eps, config.keep)
             return
         ends = bounds.tolist()
         for table, start, end in zip(self.tables, ends, ends[1:], strict=False):
             table.index.changed[rows[start:end].clip(min=0)] = True  # a mark may have been set since the look-up
-            table.columns.step(rows[start:end], leaf.grad[start:end])
+            table.columns.step(rows[start:end], of_leaf[start:end])
 
     def _current(self) -> _Held | None:
         """Return the arrays of the tables; None where they do not fit into one call."""

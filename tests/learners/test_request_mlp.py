@@ -274,14 +274,14 @@ def test_scores_have_the_same_bits_for_any_number_of_ranges() -> None:
 
 def test_what_a_step_made_is_gone_with_the_step_without_a_search_for_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Any]] = []
-    enter = mlp_passes._entered
+    enter = mlp_passes._Entry
 
     def entered(*given: Any) -> Any:
-        entry, hidden = enter(*given)
+        entry = enter(*given)
         made.append(weakref.ref(entry))
-        return entry, hidden
+        return entry
 
-    monkeypatch.setattr(mlp_passes, "_entered", entered)
+    monkeypatch.setattr(mlp_passes, "_Entry", entered)
     case = Case.of(seed=1, n_requests=3, most=3, hidden=(6,), slots=True, request_dim=3)
     gc.disable()
     try:
