@@ -67,26 +67,6 @@ def crossed_plain(batch: Batch, gathered: Gathered, use: int, sequence: str, *, 
     return Crossed(torch.cat(parts, 1), torch.cat(products, 1))
 
 
-def _computed(
-    weight: Tensor, now: Ints, past: Ints, now_offsets: Ints, past_offsets: Ints, newest: bool
-) -> tuple[tuple[Tensor, Tensor], _Kept]:
-    width = weight.shape[1] * (1 + newest)
-    request, candidate = torch.zeros(len(now_offsets) - 1, width), torch.empty(len(now), width)
-    kept = _Kept(weight.detach().numpy(), now, past, now_offsets, past_offsets, request.numpy())
-    _forward(*kept, candidate.numpy())
-    return (request, candidate), kept
-
-
-def _back(tape: Tape, weight: Tensor, out: tuple[Tensor, Tensor], kept: _Kept) -> None:
-    given = [tape.take(value) for value in out]
-    if any(grad is not None for grad in given):
-        grads = [
-            np.zeros(value.shape, np.float32) if grad is None else np.ascontiguousarray(grad)
-            for grad, value in zip(given, out, strict=True)
-        ]
-        _backward(*kept, *grads, tape.sums(weight))
-
-
 class _Kept(NamedTuple):
     """What the way back needs."""
 
@@ -96,6 +76,26 @@ class _Kept(NamedTuple):
     now_offsets: Ints
     past_offsets: Ints
     request: Floats
+
+
+def _computed(
+    weight: Tensor, now: Ints, past: Ints, now_offsets: Ints, past_offsets: Ints, newest: bool
+) -> tuple[tuple[Tensor, Tensor], _Kept]:
+    width = weight.shape[1] * (1 + newest)
+    request, candidate = torch.zeros(len(now_offsets) - 1, width), torch.empty(len(now), width)
+    kept = _Kept(weight.detach().numpy(), now, past, now_offsets, past_offsets, request.numpy())
+    _forward(kept, candidate.numpy())
+    return (request, candidate), kept
+
+
+def _back(tape: Tape, weight: Tensor, out: tuple[Tensor, Tensor], kept: _Kept) -> None:
+    given = [tape.take(value) for value in out]
+    if any(grad is not None for grad in given):
+        of_request, of_candidate = (
+            np.zeros(value.shape, np.float32) if grad is None else np.ascontiguousarray(grad)
+            for grad, value in zip(given, out, strict=True)
+        )
+        _backward(kept, of_request, of_candidate, tape.sums(weight))
 
 
 class _Crossed(torch.autograd.Function):
@@ -110,14 +110,14 @@ class _Crossed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         out = torch.zeros(ctx.kept.weight.shape)
-        _backward(*ctx.kept, *(grad.contiguous().numpy() for grad in grads), out.numpy())
+        of_request, of_candidate = (grad.contiguous().numpy() for grad in grads)
+        _backward(ctx.kept, of_request, of_candidate, out.numpy())
         return out, None, None, None, None, None
 
 
 @numba.njit(cache=True, nogil=True)
-def _forward(
-    weight: Floats, now: Ints, past: Ints, now_offsets: Ints, past_offsets: Ints, request: Floats, candidate: Floats
-) -> None:
+def _forward(kept: _Kept, candidate: Floats) -> None:
+    weight, now, past, now_offsets, past_offsets, request = kept
     dim, width = weight.shape[1], request.shape[1]
     for r in range(len(now_offsets) - 1):
         first, last = past_offsets[r], past_offsets[r + 1]
@@ -137,17 +137,8 @@ def _forward(
 
 
 @numba.njit(cache=True, nogil=True)
-def _backward(
-    weight: Floats,
-    now: Ints,
-    past: Ints,
-    now_offsets: Ints,
-    past_offsets: Ints,
-    request: Floats,
-    of_request: Floats,
-    of_candidate: Floats,
-    out: Floats,
-) -> None:
+def _backward(kept: _Kept, of_request: Floats, of_candidate: Floats, out: Floats) -> None:
+    weight, now, past, now_offsets, past_offsets, request = kept
     dim, width = weight.shape[1], request.shape[1]
     total = np.empty(width, np.float32)
     for r in range(len(now_offsets) - 1):

@@ -146,8 +146,8 @@ class RequestMLP(nn.Module):
 
     def _as_one(self) -> Model:
         """Lay the parameters side by side."""
-        weights = [[self.candidate.weight], [self.candidate.bias]]
-        weights += [[self.request.weight]] if self.request is not None else []
+        first = [self.candidate, *([] if self.request is None else [self.request])]
+        weights: list[list[nn.Parameter]] = [[parameter] for layer in first for parameter in layer.parameters()]
         layers = list(self.rest.parameters())
         widths, flat = np.array([len(gain) for gain in layers[::4]]), Flat([*weights, layers])
         none = np.zeros((len(self.candidate.bias), 0), np.float32)
