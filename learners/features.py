@@ -36,6 +36,7 @@ NO_KEYS: Keys = np.zeros(0, np.int64)
 MAY_HAVE_MORE = ("item", "query")
 """Tables whose last use is what a network looks up beside the batch's own ids, none by default."""
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -328,7 +329,9 @@ class Inputs(nn.Module):
     def _candidate_floats(self, batch: Batch) -> Tensor:
         floats = self._given(batch)
         if self.config.statistics:
-            floats = as_matrix([*floats.T, *self._statistics(batch)], batch.n_candidates)
+            given, floats = floats, np.empty((batch.n_candidates, self.n_candidate_floats), np.float32)
+            floats[:, : given.shape[1]] = given
+            floats[:, given.shape[1] :] = self._statistics(batch).T
         return torch.from_numpy(floats).to(batch.device)
 
     def _positions(self, batch: Batch) -> Tensor:
@@ -338,16 +341,18 @@ class Inputs(nn.Module):
         )
         return torch.from_numpy(found).to(batch.device)
 
-    def _statistics(self, batch: Batch) -> list[npt.NDArray[Any]]:
+    def _statistics(self, batch: Batch) -> Doubles:
         """Return logs of (1 + batches learned with the item), (1 + its age in hours), (1 + impressions lately) and of its click
-        rate lately, all as of before this batch."""
+        rate lately, all as of before this batch, ``[4, C]``."""
         assert self.rates is not None
         asked, now = batch.distinct(*self._asked["item"]).first(), request_times(batch)
         places, (count, first_ts) = asked.places[0].numpy(), self.tables["item"].statistics(asked.keys)
-        age_hours = np.empty(len(now))
-        fill_ages(places, count, first_ts, now, age_hours)
-        impressions, rate = self.rates.lately(asked, now)
-        return [np.log1p(count)[places], np.log1p(age_hours), np.log1p(impressions), np.log(rate)]
+        found = np.empty((4, len(now)))
+        fill_ages(places, count, first_ts, now, found[0], found[1])
+        found[2], found[3] = self.rates.lately(asked, now)
+        np.log1p(found[:3], out=found[:3])
+        np.log(found[3], out=found[3])
+        return found
 
 
 def _of_query(batch: Batch) -> Tensor:

@@ -26,19 +26,22 @@ def request_times(batch: Batch) -> Keys:
     return batch.block.once("request times", lambda: batch.ids("ts")[batch.request_of().cpu().numpy()])
 
 
-def length_and_recency(batch: Batch, sequence: str) -> tuple[Floats, Floats]:
+def length_and_recency(batch: Batch, sequence: str) -> tuple[Doubles, Doubles]:
     """Return log(1 + length) and log(1 + seconds since the newest entry, NaN without one) of a sequence, ``[R]`` each."""
     times, offsets = batch.ragged(f"{sequence}.ts")
-    length, seconds = np.empty((2, batch.n_requests))
-    _since_newest(batch.ids("ts"), times, offsets, length, seconds)
-    return np.log1p(length).astype(np.float32), np.log1p(seconds).astype(np.float32)
+    both = np.empty((2, batch.n_requests))
+    _since_newest(batch.ids("ts"), times, offsets, both[0], both[1])
+    np.log1p(both, out=both)
+    return both[0], both[1]
 
 
 @numba.njit(cache=True, nogil=True)
-def fill_ages(places: Keys, count: Keys, first_ts: Keys, now: Keys, hours: Doubles) -> None:
-    """Write the hours since each candidate's item was first learned, ``[C]``; 0 for one that was not."""
+def fill_ages(places: Keys, count: Keys, first_ts: Keys, now: Keys, batches: Doubles, hours: Doubles) -> None:
+    """Write in how many batches each candidate's item was learned, ``[C]``, and the hours since it was first, 0 for one that
+    was not."""
     for i in range(len(places)):
         at = places[i]
+        batches[i] = count[at]
         hours[i] = max(now[i] - first_ts[at], 0) / HOUR_MS if count[at] > 0 else 0.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ class Rates:
             raise ValueError(f"{name}: prior = {prior} must be above 0, or an unseen item has no rate")
         self.table = CountTable(name, 2, max_rows)
         self._prior = prior
-        self._half_life_ms = half_life_ms
+        self._half_life_ms = math.inf if half_life_ms is None else half_life_ms
         self._total = np.array([2.0, 1.0])  # impressions and clicks of the stream, Laplace's 1 in 2 before the first
 
     def predict(self, items: Keys, ts: Keys | None = None) -> Scores:
@@ -40,18 +41,12 @@ class Rates:
 
     def lately(self, asked: Distinct, ts: Keys | None = None) -> tuple[Floats, Floats]:
         """Return impressions and smoothed rate of every item ``[C]`` that is asked for; ``ts`` as for :meth:`predict`."""
-        found, places = self.table.read_last(asked.keys), asked.places[0].numpy()
-        counts, last_ts = (column[places] for column in found)
-        if ts is not None:
-            counts *= self._kept(last_ts, ts)[:, None]
+        if ts is None:
+            counts = self.table.read(asked.keys)[asked.places[0].numpy()]
+        else:
+            counts = self.table.lately(asked, ts, self._half_life_ms)
         mean = self._total[1] / self._total[0]
         return counts[:, 0], (counts[:, 1] + self._prior * mean) / (counts[:, 0] + self._prior)
-
-    def _kept(self, last_ts: Keys, ts: Keys | int) -> npt.NDArray[np.float64]:
-        assert self._half_life_ms is not None
-        elapsed = np.maximum(ts - last_ts, 0)
-        kept: npt.NDArray[np.float64] = np.exp2(-elapsed / self._half_life_ms)
-        return kept
 
     @staticmethod
     def amounts(block: SampleBlock) -> Floats:
@@ -77,9 +72,7 @@ class Rates:
 
     def count(self, asked: Distinct, amounts: Floats, ts: int) -> None:
         """Do what :meth:`learn` does, of items ``[C]``, :meth:`amounts` and the newest request's time (ms)."""
-        rows = self.table.admit(asked)
-        keep = None if self._half_life_ms is None else self._kept(self.table.last_of(rows), ts)
-        self.table.add_to(rows, asked, amounts, ts, keep)
+        self.table.add_asked(asked, amounts, ts, self._half_life_ms)
         self._total += amounts.sum(0)
 
     def state(self) -> State:

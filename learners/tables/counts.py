@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,46 +32,42 @@ class CountTable:
 
     def read(self, keys: Keys) -> Values:
         """Return the sums of every key, ``[N, width]``; 0 for keys that were never added to."""
-        return self.read_last(keys)[0]
+        values = np.zeros((len(keys), self._values.shape[1]))
+        _read(self.index.find(keys), self._values, values)
+        return values
 
-    def read_last(self, keys: Keys) -> tuple[Values, Keys]:
-        """Return :meth:`read`, and the event time (ms) at which every key was last added to, int64 ``[N]``; 0 for unknown
-        keys."""
-        rows, times = self.index.find(keys), self.index.times
-        values, last = np.zeros((len(keys), self._values.shape[1])), np.zeros(len(keys), np.int64)
-        _read(rows, self._values, times.last, times.base, values, last)
-        return values, last
+    def lately(self, asked: Distinct, ts: Keys, half_life_ms: float) -> Values:
+        """Return the sums of every key of the first use, each halved for every half-life since it was last added to.
 
-    def admit(self, asked: Distinct) -> Rows:
-        """Return the row of each distinct key, int32 ``[U]``, for :meth:`last_of` and :meth:`add_to`; new ones begin with 0."""
+        Args:
+            asked: keys, ``[N]``.
+            ts: as of when, ms, ``[N]``.
+            half_life_ms: in event time.
+        """
+        rows, times = self.index.find(asked.keys), self.index.times
+        sums = np.empty((len(ts), self._values.shape[1]))
+        _lately(rows, asked.places[0].numpy(), self._values, times.last, times.base, ts, half_life_ms, sums)
+        return sums
+
+    def add(self, keys: Keys, amounts: Values, ts: int) -> None:
+        """Add ``amounts [N, width]`` to the sums of ``keys [N]``, which may repeat; missing ids (0) are passed over."""
+        self.add_asked(distinct(keys), amounts, ts)
+
+    def add_asked(self, asked: Distinct, amounts: Values, ts: int, half_life_ms: float = math.inf) -> None:
+        """Do what :meth:`add` does with keys that were deduped before; what was there is halved for every half-life first."""
+        rows = self._admitted(asked)
+        times = self.index.times
+        _add(self._values, rows, asked.all_places(), amounts, times.last, times.base, ts, half_life_ms)
+        self.index.touch(rows[rows > 0], ts)
+
+    def _admitted(self, asked: Distinct) -> Rows:
+        """Return the row of each distinct key, int32 ``[U]``; new ones begin with 0."""
         uses = asked.all_places() if self.index.admission.counts_uses else None
         rows, new = self.index.find_or_admit(asked.keys, uses)
         if self.index.capacity > len(self._values):
             self._values = lengthened(self._values, self.index.n, self.index.capacity)
         self._values[new] = 0.0
         return rows
-
-    def last_of(self, rows: Rows) -> Keys:
-        """Return the event time (ms) at which rows were last added to, int64 ``[U]``; of new ones it says nothing."""
-        return self.index.times.last_of(rows.clip(min=0))
-
-    def add(self, keys: Keys, amounts: Values, ts: int) -> None:
-        """Add ``amounts [N, width]`` to the sums of ``keys [N]``, which may repeat; missing ids (0) are passed over."""
-        asked = distinct(keys)
-        self.add_to(self.admit(asked), asked, amounts, ts)
-
-    def add_to(self, rows: Rows, asked: Distinct, amounts: Values, ts: int, keep: Values | None = None) -> None:
-        """Add to the sums of keys that were admitted.
-
-        Args:
-            rows: of the distinct keys, ``[U]``.
-            asked: the keys, ``[N]`` over all uses.
-            amounts: what to add, ``[N, width]``.
-            ts: event time in ms.
-            keep: factor per row ``[U]`` on what was there before; all of it by default.
-        """
-        _add(self._values, rows, asked.all_places(), amounts, np.zeros(0) if keep is None else keep)
-        self.index.touch(rows[rows > 0], ts)
 
     def state(self) -> State:
         """Return everything that must survive."""
@@ -92,23 +89,61 @@ class CountTable:
 
 
 @numba.njit(cache=True, nogil=True)
-def _read(rows: Rows, table: Values, codes: npt.NDArray[Any], base: int, values: Values, last: Keys) -> None:
-    """Write sums and last times of rows to zeros; ``base`` stands for 0 in ``codes``, whose own 0 is no time."""
+def _read(rows: Rows, table: Values, values: Values) -> None:
+    """Write the sums of rows to zeros."""
     for i in range(len(rows)):
         if rows[i] > 0:
-            last[i] = np.int64(codes[rows[i]]) + base if codes[rows[i]] != 0 else 0
             for w in range(table.shape[1]):
                 values[i, w] = table[rows[i], w]
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _kept(code: Any, base: int, ts: int, half_life_ms: float) -> Any:
+    """Return which share is left; ``base`` stands for 0 in codes, whose own 0 is no time."""
+    last = np.int64(code) + base if code != 0 else np.int64(0)
+    elapsed = ts - last
+    return np.exp2(-(elapsed if elapsed > 0 else 0) / half_life_ms)
+
+
 @numba.njit(cache=True, nogil=True)
-def _add(table: Values, unique: Rows, inverse: Keys, amounts: Values, keep: Values) -> None:
-    """Keep a share of each row, if ``keep`` is not empty, then add the amounts in their order."""
-    if len(keep):
+def _lately(
+    rows: Rows,
+    places: Keys,
+    table: Values,
+    codes: npt.NDArray[Any],
+    base: int,
+    ts: Keys,
+    half_life_ms: float,
+    sums: Values,
+) -> None:
+    for i in range(len(places)):
+        row = rows[places[i]]
+        if row <= 0:
+            sums[i] = 0.0
+            continue
+        kept = _kept(codes[row], base, ts[i], half_life_ms)
+        for w in range(table.shape[1]):
+            sums[i, w] = table[row, w] * kept
+
+
+@numba.njit(cache=True, nogil=True)
+def _add(
+    table: Values,
+    unique: Rows,
+    inverse: Keys,
+    amounts: Values,
+    codes: npt.NDArray[Any],
+    base: int,
+    ts: int,
+    half_life_ms: float,
+) -> None:
+    """Keep a share of each row, then add the amounts in their order."""
+    if half_life_ms < np.inf:
         for u in range(len(unique)):
             if unique[u] > 0:
+                kept = _kept(codes[unique[u]], base, ts, half_life_ms)
                 for w in range(table.shape[1]):
-                    table[unique[u], w] *= keep[u]
+                    table[unique[u], w] *= kept
     for i in range(len(inverse)):
         row = unique[inverse[i]]
         if row > 0:
