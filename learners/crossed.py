@@ -51,11 +51,12 @@ def crossed(batch: Batch, gathered: Gathered, use: int, sequence: str, *, newest
     places = gathered.places[0].numpy(), gathered.places[use].numpy()
     offsets = batch.ragged(CANDIDATES).offsets, batch.ragged(sequence).offsets
     tape = recording()
+    if tape is None and torch.is_grad_enabled():
+        return Crossed(*cast(tuple[Tensor, Tensor], _Crossed.apply(gathered.weight, *places, *offsets, newest)))
+    out, kept = _computed(gathered.weight, *places, *offsets, newest)
     if tape is not None:
-        out, kept = _computed(gathered.weight, *places, *offsets, newest)
         tape.then(partial(_back, tape, gathered.weight, out, kept), *out)
-        return Crossed(*out)
-    return Crossed(*cast(tuple[Tensor, Tensor], _Crossed.apply(gathered.weight, *places, *offsets, newest)))
+    return Crossed(*out)
 
 
 def crossed_plain(batch: Batch, gathered: Gathered, use: int, sequence: str, *, newest: bool = False) -> Crossed:

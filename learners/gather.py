@@ -38,11 +38,12 @@ def rows(weight: Tensor, places: Tensor, side: int = 1) -> Tensor:
     if weight.device.type != "cpu":
         return torch.nn.functional.embedding(places, weight).view(-1, width)
     tape = recording()
+    if tape is None and torch.is_grad_enabled():
+        return cast(Tensor, _Rows.apply(weight, places)).view(-1, width)
+    out = weight.index_select(0, places).view(-1, width)
     if tape is not None:
-        out = weight.index_select(0, places).view(-1, width)
         tape.then(partial(_back, tape, weight, places, out), out)
-        return out
-    return cast(Tensor, _Rows.apply(weight, places)).view(-1, width)
+    return out
 
 
 def _back(tape: Tape, weight: Tensor, places: Tensor, out: Tensor) -> None:

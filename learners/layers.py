@@ -7,12 +7,14 @@ candidate and a history entry of its request.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 from learners.tables import Gathered
@@ -33,14 +35,37 @@ def pool(gathered: Gathered, use: int, offsets: Tensor, mode: str = "mean") -> T
         mode: ``mean`` or ``sum``.
     """
     places = gathered.places[use]
-    tape = recording()
-    if tape is not None:
-        out = torch.zeros(len(offsets) - 1, gathered.weight.shape[1])
+    if gathered.weight.device.type == "cpu":
         kept = places.numpy(), offsets.numpy(), mode == "mean"
-        _pool(gathered.weight.numpy(), *kept, out.numpy())
-        tape.then(partial(_pool_back, tape, gathered.weight, out, kept), out)
+        tape = recording()
+        if tape is None and torch.is_grad_enabled():
+            return cast(Tensor, _Pool.apply(gathered.weight, *kept))
+        out = _pooled(gathered.weight, *kept)
+        if tape is not None:
+            tape.then(partial(_pool_back, tape, gathered.weight, out, kept), out)
         return out
     return embedding_bag(places, gathered.weight, offsets, mode=mode, include_last_offset=True)
+
+
+def _pooled(weight: Tensor, places: Ints, offsets: Ints, mean: bool) -> Tensor:
+    out = torch.zeros(len(offsets) - 1, weight.shape[1])
+    _pool(weight.detach().numpy(), places, offsets, mean, out.numpy())
+    return out
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, places: Ints, offsets: Ints, mean: bool) -> Tensor:
+        ctx.shape, ctx.kept = weight.shape, (places, offsets, mean)
+        return _pooled(weight, places, offsets, mean)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        total = torch.zeros(ctx.shape)
+        places, offsets, mean = ctx.kept
+        _pool_backward(grads[0].contiguous().numpy(), places, offsets, mean, total.numpy())
+        return total, None, None, None
 
 
 def _pool_back(tape: Tape, weight: Tensor, out: Tensor, kept: tuple[Ints, Ints, bool]) -> None:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 from learners import gather
 from learners.adam import DenseAdam
@@ -128,6 +129,24 @@ def test_the_inputs_operations_go_back_as_by_autograd(seed: int, newest: bool, m
         tape.back()  # the table takes its step
     for name, array in table.state().items():
         np.testing.assert_allclose(array, other.state()[name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", ["mean", "sum"])
+@given(lengths=st.lists(st.integers(0, 4), max_size=6), seed=st.integers(0, 100))
+@settings(deadline=None, max_examples=30)
+def test_pooling_is_torchs(mode: str, lengths: list[int], seed: int) -> None:
+    torch.manual_seed(seed)
+    offsets = torch.tensor([0, *np.cumsum(lengths).tolist()])
+    weight, places = torch.randn(5, 3, requires_grad=True), torch.randint(0, 5, (int(offsets[-1]),))
+    gathered = Gathered(weight, [places], np.arange(5), np.arange(5, dtype=np.int32), 5)
+    ours = pool(gathered, 0, offsets, mode)
+    torchs = embedding_bag(places, weight, offsets, mode=mode, include_last_offset=True) if lengths else torch.zeros(0, 3)
+    torch.testing.assert_close(ours, torchs)
+    with torch.no_grad():
+        assert torch.equal(pool(gathered, 0, offsets, mode), ours)
+    if lengths:
+        grad = torch.randn(ours.shape)
+        torch.testing.assert_close(*(torch.autograd.grad(out, weight, grad)[0] for out in (ours, torchs)))
 
 
 def some_layers() -> nn.Sequential:
