@@ -111,7 +111,9 @@ def _update(weight: Floats, first: Floats, second: Floats, steps: Floats, places
         step = np.float64(steps[p])
         size = np.float32(rate / (1 - FIRST**step))
         scale = np.float32(1 / np.sqrt(1 - SECOND**step))
-        for i in range(places[p, 0], places[p, 1]):
-            first[i] += np.float32(1 - FIRST) * (grad[i] - first[i])
-            second[i] = np.float32(SECOND) * second[i] + np.float32(1 - SECOND) * grad[i] * grad[i]
-            weight[i] -= size * first[i] / (np.sqrt(second[i]) * scale + np.float32(EPS))
+        at, end = places[p, 0], places[p, 1]
+        w, m, v, g = weight[at:end], first[at:end], second[at:end], grad[at:end]  # cut before, or it is not made vector code
+        for i in range(len(w)):
+            m[i] += np.float32(1 - FIRST) * (g[i] - m[i])
+            v[i] = np.float32(SECOND) * v[i] + np.float32(1 - SECOND) * g[i] * g[i]
+            w[i] -= size * m[i] / (np.sqrt(v[i]) * scale + np.float32(EPS))
