@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-__all__ = ["click_loss", "click_loss_plain", "probabilities"]
+__all__ = ["click_loss", "click_loss_plain", "cross_entropy", "of_click", "probabilities"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -54,9 +54,23 @@ def click_loss_plain(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[T
     return scores, float(loss), (scores - labels) * weights / n
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, forceinline=True)
 def _probability(logit: np.float32) -> Any:
     return np.float32(1) / (np.float32(1) + np.exp(-logit))
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)
+def of_click(logit: np.float32, label: np.float32, weight: np.float32, n: int) -> tuple[np.float32, np.float32]:
+    """Return ``p`` and ``w (p - y) / n`` of a candidate. For kernels."""
+    p = _probability(logit)
+    return p, (p - label) * weight / np.float32(n)
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)
+def cross_entropy(logit: np.float32, label: np.float32, weight: np.float32) -> float:
+    """Return ``w (log(1 + exp(z)) - y z)`` of a candidate. For kernels."""
+    above = logit if logit > 0 else logit * np.float32(0)  # max(logit, 0), and NaN stays NaN
+    return float(weight * (above - logit * label + np.log1p(np.exp(-abs(logit)))))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -69,9 +83,6 @@ def _probabilities(logits: Floats, scores: Floats) -> None:
 def _click_loss(logits: Floats, labels: Floats, weights: Floats, scores: Floats, gradient: Floats) -> float:
     total, n = 0.0, max(len(logits), 1)
     for c in range(len(logits)):
-        logit = logits[c]
-        scores[c] = _probability(logit)
-        gradient[c] = (scores[c] - labels[c]) * weights[c] / np.float32(n)
-        above = logit if logit > 0 else logit * np.float32(0)  # max(logit, 0), and NaN stays NaN
-        total += weights[c] * (above - logit * labels[c] + np.log1p(np.exp(-abs(logit))))
+        scores[c], gradient[c] = of_click(logits[c], labels[c], weights[c], n)
+        total += cross_entropy(logits[c], labels[c], weights[c])
     return total / n
