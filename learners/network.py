@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from learners.adam import DenseAdam
 from learners.batch import Batch
-from learners.click_loss import click_loss, probabilities
+from learners.click_loss import ClickLoss, click_loss, probabilities
 from learners.features import Inputs
 from learners.learner import Learner, Scores, State, Stats
 from learners.request_mlp import Part, RequestMLP, SlotPart
@@ -34,8 +34,8 @@ class Forward(NamedTuple):
     logits: Tensor
     losses: Mapping[str, Tensor] = {}
     stats: Mapping[str, float] = {}
-    gradient: Tensor | None = None
-    """Of the click loss by the logits, where the network went back with it already (:meth:`RequestMLP.learn`)."""
+    click: ClickLoss | None = None
+    """Of the logits, where the network went back with its gradient already (:meth:`RequestMLP.learn`)."""
 
 
 class ClickNetwork(nn.Module, abc.ABC):
@@ -134,15 +134,13 @@ class NeuralLearner(Learner):
         batch, vectors = Batch(block, self.device), self.network.inputs.vectors
         before = (0, 0) if vectors is None else vectors.look_ups()
         out: Forward = self.network(batch, learn=True, step=self.step)
-        scores, click, gradient = click_loss(out.logits.detach(), batch.labels, batch.weights)
-        if out.gradient is not None:  # that very tensor: it says that the network went back with it
-            gradient = out.gradient
+        click = click_loss(out.logits.detach(), batch.labels, batch.weights) if out.click is None else out.click
         weights = self.network.loss_weights()
         parts = {name: loss for name, loss in out.losses.items() if loss.requires_grad}
         self.optimiser.zero_grad()
         torch.autograd.backward(
             (out.logits, *parts.values()),
-            (gradient, *(torch.full_like(loss, weights[name]) for name, loss in parts.items())),
+            (click.gradient, *(torch.full_like(loss, weights[name]) for name, loss in parts.items())),
         )
         self.optimiser.step()
         self.network.apply_gradients()
@@ -150,18 +148,18 @@ class NeuralLearner(Learner):
         self.step += 1
         losses = {f"loss.{name}": float(loss.detach()) for name, loss in out.losses.items()}
         missing = {} if vectors is None else {"vectors.missing": vectors.missing_share(before)}
-        return scores.cpu().numpy(), {"loss.click": click, **losses, **missing, **out.stats}
+        return click.scores.cpu().numpy(), {"loss.click": click.loss, **losses, **missing, **out.stats}
 
     def _step_on_tape(self, batch: Batch, optimiser: DenseAdam) -> tuple[Scores, Stats]:
         with Tape() as tape:
             out = self.network.forward(batch, learn=True, step=self.step)
-            scores, click, _ = click_loss(out.logits, batch.labels, batch.weights)
+            assert out.click is not None, "on a tape an MLP learns, and says the loss"
             tape.back()  # tables take their step in it
         optimiser.step_with(tape.parameters, tape.flats)
         self.network.after(batch, self.step)
         self.step += 1
         losses = {f"loss.{name}": float(loss) for name, loss in out.losses.items()}
-        return scores.numpy(), {"loss.click": click, **losses, **out.stats}
+        return out.click.scores.numpy(), {"loss.click": out.click.loss, **losses, **out.stats}
 
     def state(self) -> State:
         """Return layers, optimiser, tables, queues and the step as named arrays."""
@@ -225,7 +223,7 @@ def clicked(
     learn: bool,
     meanwhile: Task | None = None,
 ) -> Forward:
-    """Return the logits of an MLP as those of the network; when learning, with the click loss's gradient.
+    """Return the logits of an MLP as those of the network; when learning, with the click loss.
 
     Args:
         mlp: nothing may be added to what it returns.
@@ -237,8 +235,8 @@ def clicked(
     """
     if not learn:
         return Forward(mlp(candidate, request, batch.request_of()))
-    logits, gradient = mlp.learn(candidate, request, batch.request_of(), batch.labels, batch.weights, meanwhile)
-    return Forward(logits, gradient=gradient)
+    logits, click = mlp.learn(candidate, request, batch.request_of(), batch.labels, batch.weights, meanwhile)
+    return Forward(logits, click=click)
 
 
 def _part(state: Mapping[str, npt.NDArray[Any]], prefix: str) -> State:
