@@ -113,7 +113,11 @@ class TargetAttention(nn.Module):
 
 
 def _pass(flat: Flat, columns: Sequence[Columns], targets: Offsets, entries: Offsets, *, learn: bool) -> Pass:
-    arrays = [attention_kernels.Columns(*(tensor.numpy() for tensor in part)) for part in columns]
+    arrays = []
+    for part in columns:
+        rows = part.targets.numpy()
+        others = rows if part.entries is part.targets else part.entries.numpy()
+        arrays.append(attention_kernels.Columns(rows, others, part.now.numpy(), part.past.numpy()))
     items, categories = arrays if len(arrays) == 2 else (*arrays, _NO_COLUMNS)
     return Pass(Given(items, categories, targets, entries, flat.values), len(flat.parameters[3]), learn=learn)
 
@@ -123,7 +127,8 @@ def _back(tape: Tape, flat: Flat, columns: Sequence[Columns], made: Pass, intere
     if grad is None:
         return
     of = [(tape.sums(part.targets), tape.sums(part.entries)) for part in columns]
-    made.back(np.ascontiguousarray(grad), of[0], of[1] if len(of) == 2 else _NO_COLUMNS[:2], flat.gradient)
+    rows = grad if grad.strides[1] == grad.itemsize else np.ascontiguousarray(grad)
+    made.back(rows, of[0], of[1] if len(of) == 2 else _NO_COLUMNS[:2], flat.gradient)
     tape.flats.append(flat)
 
 

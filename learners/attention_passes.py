@@ -60,7 +60,7 @@ class Pass:
         """Go back, once.
 
         Args:
-            grad: by :attr:`interest`, ``[C, 2 T]``.
+            grad: by :attr:`interest`, ``[C, 2 T]``; a row lies in one piece.
             of_items: gradients of the matrices of the first columns, of targets and of entries, added to; one array where they
                 are the same.
             of_categories: likewise.

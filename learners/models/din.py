@@ -62,7 +62,7 @@ def interests(batch: Batch, encoded: Encoded, inputs: Inputs, attention: nn.Modu
             columns = [Columns(table.weight, table.weight, table.places[0], table.places[use]) for table in tables]
         else:
             columns = matrices(target, inputs.history(encoded, name))
-        parts.append(unit(columns, targets, batch.ragged(f"{name}.item").offsets))
+        parts.append(unit.forward(columns, targets, batch.ragged(f"{name}.item").offsets))
     return parts
 
 
