@@ -23,7 +23,7 @@ from learners.tape import Tape
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, max_size=6)
 LONG = [10, 0, 200, 7, 3] * 6, [20, 9, 30, 0, 1] * 6
-Floats = np.typing.NDArray[np.float32]
+_numba: Any = numba  # its config has no types
 Offsets = np.typing.NDArray[np.int64]
 
 
@@ -259,3 +259,14 @@ def test_din_on_a_tape_learns_what_plain_torch_learns(schema: Any, monkeypatch: 
         block = random_block(schema, 64, seed=seed)
         one, other = (learner.predict_learn(block)[0] for learner in (ours, theirs))
         np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(_numba.config.DISABLE_JIT, reason="arrays have no layout with the compiler off")
+def test_an_operation_refuses_other_arrays_when_a_kernel_is_compiled() -> None:
+    rows, row = np.ones((3, 8), np.float32), np.ones(8, np.float32)
+    with pytest.raises(numba.TypingError, match="2 dimensions of float32 in one piece are wanted"):
+        kernel("multiply")(rows, rows, rows.astype(np.float64))
+    with pytest.raises(numba.TypingError, match="1 dimensions of float32 in one piece are wanted"):
+        kernel("add")(row, row, np.ones(16, np.float32)[::2])
+    with pytest.raises(numba.TypingError, match="a float32 is wanted"):
+        kernel("weighed")(row, row, 0.25)
