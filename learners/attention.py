@@ -28,8 +28,6 @@ __all__ = ["Columns", "TargetAttention", "matrices"]
 
 _WEIGHTS = "query.weight", "key.weight", "product.weight", "query.bias", "out.weight", "activation.weight", "out.bias"
 """In the order of :mod:`learners.attention_ranges`."""
-_NO_ROWS, _NO_PLACES = np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
-_NO_COLUMNS = attention_kernels.Columns(_NO_ROWS, _NO_ROWS, _NO_PLACES, _NO_PLACES)
 
 
 class Columns(NamedTuple):
@@ -63,6 +61,7 @@ class TargetAttention(nn.Module):
 
     def __init__(self, dim: int, hidden: int = 36) -> None:
         super().__init__()
+        self.dim = dim
         self.query = nn.Linear(dim, hidden)
         self.key = nn.Linear(dim, hidden, bias=False)
         self.product = nn.Linear(dim, hidden, bias=False)
@@ -76,17 +75,17 @@ class TargetAttention(nn.Module):
         empty: compiled on the CPU, else :meth:`plain`.
 
         Args:
-            columns: one or two, together of width ``T``.
+            columns: side by side of width ``T``.
             targets: the candidates of request ``r``, offsets ``[R + 1]``.
             entries: its history entries, likewise.
 
         Raises:
-            ValueError: the columns are not two at most, or not as wide as the unit.
+            ValueError: the columns are not as wide as the unit.
         """
-        if columns[0].targets.device.type != "cpu":
+        if not columns[0].targets.is_cpu:
             return self.plain(columns, targets, entries)
-        if len(columns) > 2 or sum(part.targets.shape[1] for part in columns) != self.query.in_features:
-            raise ValueError(f"this attention takes one or two parts of columns, together of width {self.query.in_features}")
+        if (width := sum(part.targets.shape[1] for part in columns)) != self.dim:
+            raise ValueError(f"this attention was made for targets of width {self.dim}, these columns have {width}")
         if self._flat is None or not self._flat.holds():
             named = dict(self.named_parameters())
             self._flat = Flat([[named[name]] for name in _WEIGHTS])
@@ -95,10 +94,9 @@ class TargetAttention(nn.Module):
             rows, places = [side for part in columns for side in part[:2]], [part[2:] for part in columns]
             return cast(Tensor, _Attention.apply(flat, places, targets, entries, *flat.parameters, *rows))
         made = _pass(flat, columns, targets, entries, learn=tape is not None)
-        interest = torch.from_numpy(made.interest)
         if tape is not None:
-            tape.then(partial(_back, tape, flat, columns, made, interest), interest)
-        return interest
+            tape.then(partial(_back, tape, flat, columns, made), made.interest)
+        return made.interest
 
     def plain(self, columns: Sequence[Columns], targets: Offsets, entries: Offsets) -> Tensor:
         """Return what :meth:`forward` returns, in torch over all pairs."""
@@ -118,17 +116,15 @@ def _pass(flat: Flat, columns: Sequence[Columns], targets: Offsets, entries: Off
         rows = part.targets.numpy()
         others = rows if part.entries is part.targets else part.entries.numpy()
         arrays.append(attention_kernels.Columns(rows, others, part.now.numpy(), part.past.numpy()))
-    items, categories = arrays if len(arrays) == 2 else (*arrays, _NO_COLUMNS)
-    return Pass(Given(items, categories, targets, entries, flat.values), len(flat.parameters[3]), learn=learn)
+    return Pass(Given(tuple(arrays), targets, entries, flat.values), len(flat.parameters[3]), learn=learn)
 
 
-def _back(tape: Tape, flat: Flat, columns: Sequence[Columns], made: Pass, interest: Tensor) -> None:
-    grad = tape.take(interest)
+def _back(tape: Tape, flat: Flat, columns: Sequence[Columns], made: Pass) -> None:
+    grad = tape.take(made.interest)
     if grad is None:
         return
-    of = [(tape.sums(part.targets), tape.sums(part.entries)) for part in columns]
     rows = grad if grad.strides[1] == grad.itemsize else np.ascontiguousarray(grad)
-    made.back(rows, of[0], of[1] if len(of) == 2 else _NO_COLUMNS[:2], flat.gradient)
+    made.back(rows, tuple((tape.sums(part.targets), tape.sums(part.entries)) for part in columns), flat.gradient)
     tape.flats.append(flat)
 
 
@@ -144,13 +140,13 @@ class _Attention(torch.autograd.Function):
         sides = zip(rows[::2], rows[1::2], places, strict=True)
         columns = [Columns(now.contiguous(), past.contiguous(), *at) for now, past, at in sides]
         ctx.made = _pass(flat, columns, targets, entries, learn=True)
-        return torch.from_numpy(ctx.made.interest)
+        # Autograd hangs this call on what is returned: holding that itself, it would hold itself.
+        return cast(Tensor, ctx.made.interest.detach())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         of_rows, of_weights = [torch.zeros(shape) for shape in ctx.shapes], np.empty(ctx.flat.n, np.float32)
         arrays = [matrix.numpy() for matrix in of_rows]
-        of_items, of_categories = (arrays[0], arrays[1]), (arrays[2], arrays[3]) if len(arrays) == 4 else _NO_COLUMNS[:2]
-        ctx.made.back(grads[0].contiguous().numpy(), of_items, of_categories, of_weights)
+        ctx.made.back(grads[0].contiguous().numpy(), tuple(zip(arrays[::2], arrays[1::2], strict=True)), of_weights)
         return None, None, None, None, *map(torch.from_numpy, ctx.flat.views(of_weights)), *of_rows

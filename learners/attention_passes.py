@@ -44,26 +44,24 @@ class Pass:
     """
 
     def __init__(self, given: Given, width: int, *, learn: bool) -> None:
-        self._given, self._width, self._goes_back = given, width, learn
-        dim = given.items.targets.shape[1] + given.categories.targets.shape[1]
+        self._given, self._goes_back = given, learn
+        dim = sum(columns.targets.shape[1] for columns in given.columns)
         of_unit = dim, width, len(given.weights)
         with team() as threads:
             plan = self._plan = planned(given.targets, given.entries, *of_unit, threads.n, LEAST, KEPT, learn)
+            self._n_ranges, size = plan[:2].tolist()
             # torch's memory begins at a cache line, on which the bits of products depend; NumPy's does not
-            self._made, self.interest = torch.empty(plan.size).numpy(), torch.empty(int(given.targets[-1]), 2 * dim).numpy()
-            work = SGEMM, given, plan, width, self._made, self.interest
-            threads.run([partial(attention_ranges.forward, *work, own) for own in range(len(plan.bounds) - 1)])
+            self._made, self.interest = torch.empty(size).numpy(), torch.empty(int(given.targets[-1]), 2 * dim)
+            self._work = SGEMM, given, plan, width, self._made, self.interest.numpy()
+            threads.run([partial(attention_ranges.forward, *self._work, own) for own in range(self._n_ranges)])
 
-    def back(
-        self, grad: Floats, of_items: tuple[Floats, Floats], of_categories: tuple[Floats, Floats], of_weights: Floats
-    ) -> None:
+    def back(self, grad: Floats, of_rows: tuple[tuple[Floats, Floats], ...], of_weights: Floats) -> None:
         """Go back, once.
 
         Args:
             grad: by :attr:`interest`, ``[C, 2 T]``; a row lies in one piece.
-            of_items: gradients of the matrices of the first columns, of targets and of entries, added to; one array where they
-                are the same.
-            of_categories: likewise.
+            of_rows: gradients of the matrices of the columns, of targets and of entries, added to; one array where they are the
+                same.
             of_weights: written, as :attr:`learners.attention_ranges.Given.weights`.
 
         Raises:
@@ -72,8 +70,6 @@ class Pass:
         if not self._goes_back:
             raise RuntimeError("an attention pass goes back once, where it was made to")
         self._goes_back = False
-        work = SGEMM, self._given, self._plan, self._width, self._made, self.interest
         with team() as threads:
-            n_ranges = len(self._plan.bounds) - 1
-            threads.run([partial(attention_ranges.backward, *work, own, grad) for own in range(n_ranges)])
-        attention_ranges.settle(self._given, self._plan, self._made, of_items, of_categories, of_weights)
+            threads.run([partial(attention_ranges.backward, *self._work, own, grad) for own in range(self._n_ranges)])
+        attention_ranges.settle(self._given, self._plan, self._made, of_rows, of_weights)

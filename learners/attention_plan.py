@@ -16,7 +16,7 @@ import numpy.typing as npt
 from learners.batch import Offsets
 from learners.flat import LINE
 
-__all__ = ["PAIRS", "Plan", "Work", "lines", "planned", "work"]
+__all__ = ["PAIRS", "Plan", "Work", "lines", "plan_in", "planned", "work"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -25,7 +25,7 @@ PAIRS = 2048
 
 
 class Plan(NamedTuple):
-    """How a pass is cut, and where in one array everything is that it makes."""
+    """How a pass is cut, and where in one array everything is that it makes: views of the numbers of :func:`planned`."""
 
     bounds: Ints
     """Requests and pairs before each range, and behind the last, ``[ranges + 1, 2]``."""
@@ -33,8 +33,6 @@ class Plan(NamedTuple):
     """Offsets of candidates and of entries that meet one of the other side, ``[2, R + 1]``."""
     layout: Ints
     """Start, rows and columns of each part of :class:`Work`, in its order, ``[parts, 3]``."""
-    size: int
-    """Of the array."""
 
 
 class Work(NamedTuple):
@@ -66,10 +64,22 @@ class Work(NamedTuple):
     """By the unit's weights, ``[ranges, n]``."""
 
 
+PARTS, BACK = len(Work._fields), Work._fields.index("by_query")
+"""Parts of it, and the first one that only the way back writes."""
+
+
 @numba.njit(cache=True, nogil=True)
 def lines(n: int) -> int:
     """Return ``n`` numbers in whole cache lines: the bits of a product depend on where its factors begin."""
     return -(-n // LINE) * LINE
+
+
+@numba.njit(cache=True, nogil=True)
+def plan_in(numbers: Ints, n_requests: int) -> Plan:
+    """Return the plan in the numbers of :func:`planned`."""
+    met = 2 + 2 * (numbers[0] + 1)
+    layout = met + 2 * (n_requests + 1)
+    return Plan(numbers[2:met].reshape(-1, 2), numbers[met:layout].reshape(2, -1), numbers[layout:].reshape(-1, 3))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -90,8 +100,11 @@ def work(made: Floats, plan: Plan) -> Work:
 @numba.njit(cache=True, nogil=True)
 def planned(
     targets: Offsets, entries: Offsets, dim: int, width: int, n_weights: int, parts: int, least: int, kept: int, learn: bool
-) -> Plan:
+) -> Ints:
     """Cut the requests into at most so many ranges of about as many pairs, and lay out what a pass makes.
+
+    One array, as each one costs Python more than most loops over it: how many ranges there are, how many numbers a pass makes,
+    then what :func:`plan_in` finds.
 
     Args:
         targets: of :class:`Given`.
@@ -105,33 +118,30 @@ def planned(
         learn: whether there is a way back.
     """
     n = len(targets) - 1
-    total, longest, met = 0, 0, np.zeros((2, n + 1), np.int64)
+    total, longest = 0, 0
     for r in range(n):
-        now, past = targets[r + 1] - targets[r], entries[r + 1] - entries[r]
-        total += now * past
-        longest = max(longest, now * past)
-        met[0, r + 1] = met[0, r] + (now if past else 0)
-        met[1, r + 1] = met[1, r] + (past if now else 0)
+        n_pairs = (targets[r + 1] - targets[r]) * (entries[r + 1] - entries[r])
+        total += n_pairs
+        longest = max(longest, n_pairs)
     parts = max(1, min(parts, total // least))
-    bounds = np.zeros((parts + 1, 2), np.int64)
+    numbers = np.zeros(2 + 2 * (parts + 1) + 2 * (n + 1) + 3 * PARTS, np.int64)
+    numbers[0] = parts
+    bounds, met, layout = plan_in(numbers, n)
     part, before = 1, 0
     for r in range(n):
-        before += (targets[r + 1] - targets[r]) * (entries[r + 1] - entries[r])
+        now, past = targets[r + 1] - targets[r], entries[r + 1] - entries[r]
+        met[0, r + 1] = met[0, r] + (now if past else 0)
+        met[1, r + 1] = met[1, r] + (past if now else 0)
+        before += now * past
         while part < parts and before * parts >= total * part:
             bounds[part, 0], bounds[part, 1] = r + 1, before
             part += 1
     bounds[parts, 0], bounds[parts, 1] = n, total
-    at_once, m, back = parts * max(longest, min(total, PAIRS)), met[:, n], 1 if learn else 0
+    at_once, m = parts * max(longest, min(total, PAIRS)), met[:, n]
     hidden = total if learn and total * width <= kept else at_once
-    layout = np.array(
-        [
-            (0, m[0], dim), (0, m[1], dim), (0, m[0], width), (0, m[1], width), (0, total, 1), (0, hidden, width),
-            (0, at_once, dim), (0, back * m[0], width), (0, back * m[1], width), (0, back * m[0], dim), (0, back * m[1], dim),
-            (0, back * m[0], dim), (0, back * at_once, 1), (0, back * parts, n_weights),
-        ]
-    )  # fmt: skip
-    size = 0
-    for at in range(len(layout)):
-        layout[at, 0] = size
-        size += lines(layout[at, 1] * layout[at, 2])
-    return Plan(bounds, met, layout, size)
+    rows = m[0], m[1], m[0], m[1], total, hidden, at_once, m[0], m[1], m[0], m[1], m[0], at_once, parts
+    columns = dim, dim, width, width, 1, width, dim, width, width, dim, dim, dim, 1, n_weights
+    for at in range(PARTS):
+        layout[at, 0], layout[at, 1], layout[at, 2] = numbers[1], rows[at] if at < BACK or learn else 0, columns[at]
+        numbers[1] += lines(layout[at, 1] * layout[at, 2])
+    return numbers

@@ -27,7 +27,7 @@ from learners.attention_kernels import (
     weigh,
 )
 from learners.attention_lanes import add, copy
-from learners.attention_plan import PAIRS, Plan, Work, lines, work
+from learners.attention_plan import PAIRS, Plan, Work, lines, plan_in, work
 from learners.batch import Offsets
 from learners.blas import product
 from learners.flat import LINE
@@ -42,10 +42,8 @@ Ints = npt.NDArray[np.int64]
 class Given(NamedTuple):
     """What a pass is about."""
 
-    items: Columns
-    """The first columns."""
-    categories: Columns
-    """Those behind them; 0 where there are none."""
+    columns: tuple[Columns, ...]
+    """Side by side."""
     targets: Offsets
     """The candidates of request ``r``, ``[R + 1]``."""
     entries: Offsets
@@ -119,25 +117,27 @@ def _places(plan: Plan, work: Work, own: int, pair: int) -> tuple[int, int, bool
 
 
 @numba.njit(cache=True, nogil=True)
-def forward(sgemm: int, given: Given, plan: Plan, width: int, made: Floats, interest: Floats, own: int) -> None:
+def forward(sgemm: int, given: Given, numbers: Ints, width: int, made: Floats, interest: Floats, own: int) -> None:
     """Write the ``interest [C, 2 T]`` of a range's requests, with its product with the target, and what is kept of them.
 
     Args:
         sgemm: of :func:`learners.blas.product`.
         given: see there.
-        plan: see there.
+        numbers: of :func:`learners.attention_plan.planned`.
         width: ``W``.
         made: of the plan's size, written.
         interest: see above.
         own: number of the range.
     """
+    plan = plan_in(numbers, len(given.targets) - 1)
     first, last, pair = plan.bounds[own, 0], plan.bounds[own + 1, 0], plan.bounds[own, 1]
     w = work(made, plan)
     met, halves = Met(w.q, w.k, plan.met[0], plan.met[1]), Halves(w.query, w.key)
     unit, start = _unit(given.weights, w.q.shape[1], width), first
-    gather(given.items, 0, given.targets, given.entries, met, first, last)
-    if given.categories.targets.shape[1]:
-        gather(given.categories, given.items.targets.shape[1], given.targets, given.entries, met, first, last)
+    offset = 0
+    for columns in given.columns:
+        gather(columns, offset, given.targets, given.entries, met, first, last)
+        offset += columns.targets.shape[1]
     _halves(sgemm, met, unit, halves, first, last)
     while start < last:
         end, n = _run(met, start, last)
@@ -150,19 +150,22 @@ def forward(sgemm: int, given: Given, plan: Plan, width: int, made: Floats, inte
 
 
 @numba.njit(cache=True, nogil=True)
-def backward(sgemm: int, given: Given, plan: Plan, width: int, made: Floats, interest: Floats, own: int, grad: Floats) -> None:
+def backward(
+    sgemm: int, given: Given, numbers: Ints, width: int, made: Floats, interest: Floats, own: int, grad: Floats
+) -> None:
     """Go back: write the gradients of what meets in a range's requests, and the range's of the weights, to ``made``.
 
     Args:
         sgemm: like the others as forward, which has written ``made`` and ``interest``.
         given: see above.
-        plan: see above.
+        numbers: see above.
         width: see above.
         made: see above.
         interest: see above.
         own: see above.
         grad: by the interest, ``[C, 2 T]``.
     """
+    plan = plan_in(numbers, len(given.targets) - 1)
     first, last, pair = plan.bounds[own, 0], plan.bounds[own + 1, 0], plan.bounds[own, 1]
     w = work(made, plan)
     met, halves = Met(w.q, w.k, plan.met[0], plan.met[1]), Halves(w.query, w.key)
@@ -198,20 +201,20 @@ def backward(sgemm: int, given: Given, plan: Plan, width: int, made: Floats, int
 @numba.njit(cache=True, nogil=True)
 def settle(
     given: Given,
-    plan: Plan,
+    numbers: Ints,
     made: Floats,
-    of_items: tuple[Floats, Floats],
-    of_categories: tuple[Floats, Floats],
+    of_rows: tuple[tuple[Floats, Floats], ...],
     of_weights: Floats,
 ) -> None:
     """Add the gradients of all that meets to those of the rows they are, of targets and of entries, in the order of requests;
     write the sum of the ranges' gradients of the weights, in their order."""
-    w = work(made, plan)
+    plan = plan_in(numbers, len(given.targets) - 1)
+    w, offset = work(made, plan), 0
     grads = Met(w.of_q, w.of_k, plan.met[0], plan.met[1])
-    scatter(given.items, 0, given.targets, given.entries, grads, of_items[0], of_items[1])
-    if given.categories.targets.shape[1]:
-        offset = given.items.targets.shape[1]
-        scatter(given.categories, offset, given.targets, given.entries, grads, of_categories[0], of_categories[1])
+    for at in range(len(given.columns)):
+        columns, of = given.columns[at], of_rows[at]
+        scatter(columns, offset, given.targets, given.entries, grads, of[0], of[1])
+        offset += columns.targets.shape[1]
     copy(of_weights, w.sums[0])
     for own in range(1, len(w.sums)):
         add(of_weights, of_weights, w.sums[own])
