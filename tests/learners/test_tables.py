@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -232,14 +234,14 @@ def test_counts_equal_a_dict(batches: list[list[tuple[int, int]]]) -> None:
 
 
 def test_counts_forget_once_per_batch() -> None:
-    table = CountTable("c", 1)
-    table.add(keys(1, 1), np.array([[3.0], [1.0]]), 0)
-    asked = distinct(keys(1, 1, 7))
-    rows = table.admit(asked)
-    assert table.last_of(rows)[0] == 0
-    table.add_to(rows, asked, np.array([[1.0], [1.0], [2.0]]), 5, np.array([0.5, 0.1]))
-    values, last = table.read_last(keys(1, 2, 7))
-    assert values[:, 0].tolist() == [4.0, 0.0, 2.0]
-    assert last.tolist() == [5, 0, 5]
-    table.add(keys(7), np.array([[1.0]]), 1 << 50)  # too far from the first for 4 bytes
-    assert table.read_last(keys(1, 7))[1].tolist() == [5, 1 << 50]
+    table, start = CountTable("c", 1), 1_000
+    table.add(keys(1, 1), np.array([[3.0], [1.0]]), start)
+    table.add_asked(distinct(keys(1, 1, 7)), np.array([[1.0], [1.0], [2.0]]), start + 5, half_life_ms=5.0)
+    assert table.read(keys(1, 2, 7))[:, 0].tolist() == [4.0, 0.0, 2.0]
+    asked, later = distinct(keys(7, 1, 2, 0, 1)), start + 5 + np.array([0, 5, 5, 5, -9])  # the past is as good as now
+    assert table.lately(asked, later, 5.0)[:, 0].tolist() == [2.0, 2.0, 0.0, 0.0, 4.0]
+    assert table.lately(asked, later, math.inf)[:, 0].tolist() == [2.0, 4.0, 0.0, 0.0, 4.0]
+    far = 1 << 50  # too far from the first for 4 bytes
+    table.add(keys(7), np.array([[1.0]]), far)
+    assert table.lately(distinct(keys(1, 7)), np.array([far, far]), 1e18)[:, 0] == pytest.approx([4.0, 3.0], rel=1e-2)
+    assert table.lately(distinct(keys(1, 7)), np.array([start + 5, far + 5]), 5.0)[:, 0].tolist() == [4.0, 1.5]
