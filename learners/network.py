@@ -32,7 +32,8 @@ class Forward(NamedTuple):
     """What a network says of a batch: logits ``[C]``; when learning, weighted losses beside the click loss, and figures."""
 
     logits: Tensor
-    losses: Mapping[str, Tensor] = {}
+    losses: Mapping[str, Tensor | float] = {}
+    """A float is one whose gradient is with the leaves already."""
     stats: Mapping[str, float] = {}
     gradient: Tensor | None = None
     """Of the click loss by the logits, where the network went back with it already (:meth:`RequestMLP.learn`)."""
@@ -138,7 +139,7 @@ class NeuralLearner(Learner):
         if out.gradient is not None:  # that very tensor: it says that the network went back with it
             gradient = out.gradient
         weights = self.network.loss_weights()
-        parts = {name: loss for name, loss in out.losses.items() if loss.requires_grad}
+        parts = {name: loss for name, loss in out.losses.items() if isinstance(loss, Tensor) and loss.requires_grad}
         self.optimiser.zero_grad()
         torch.autograd.backward(
             (out.logits, *parts.values()),
@@ -148,7 +149,7 @@ class NeuralLearner(Learner):
         self.network.apply_gradients()
         self.network.after(batch, self.step)
         self.step += 1
-        losses = {f"loss.{name}": float(loss.detach()) for name, loss in out.losses.items()}
+        losses = {f"loss.{name}": loss.item() if isinstance(loss, Tensor) else loss for name, loss in out.losses.items()}
         missing = {} if vectors is None else {"vectors.missing": vectors.missing_share(before)}
         return scores.cpu().numpy(), {"loss.click": click, **losses, **missing, **out.stats}
 
@@ -160,7 +161,7 @@ class NeuralLearner(Learner):
         optimiser.step_with(tape.parameters, tape.flats)
         self.network.after(batch, self.step)
         self.step += 1
-        losses = {f"loss.{name}": float(loss) for name, loss in out.losses.items()}
+        losses = {f"loss.{name}": loss.item() if isinstance(loss, Tensor) else loss for name, loss in out.losses.items()}
         return scores.numpy(), {"loss.click": click, **losses, **out.stats}
 
     def state(self) -> State:
