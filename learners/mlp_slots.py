@@ -10,6 +10,7 @@ occur, ``W`` width of the layer, ``C`` candidates.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numba
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from learners.blas import SGEMM, product
+from learners.flat import LINE
 from learners.lanes import dot
 
 __all__ = ["Occurring", "occurring", "slots_backward", "slots_forward"]
@@ -54,8 +56,8 @@ def occurring(bins: Ints, positions: Ints, n_bins: int, first_position: int, n_r
 def slots_forward(table: Floats, w: Floats, pairs: Occurring, contribution: Floats) -> None:
     """Write what the rows of ``table [T, d]`` contribute in the slots they occur in to ``contribution [T, k W]``, of the slots'
     weights ``w [W, k d]``; what other pairs have there stays."""
-    n = len(pairs.rows)  # torch's memory begins at a cache line, on which the bits of a product depend
-    taken, made = torch.empty(n, table.shape[1]).numpy(), torch.empty(n, len(w)).numpy()
+    n = len(pairs.rows)
+    taken, made = _scratch((n, table.shape[1]), (n, len(w)))
     _forward(SGEMM, table, w, pairs.rows, pairs.ends, taken, made, contribution)
 
 
@@ -71,10 +73,16 @@ def slots_backward(table: Floats, w: Floats, pairs: Occurring, of_slots: Floats,
         of_table: takes the gradient of the table.
         of_w: takes that of ``w``.
     """
-    n, dim, width = len(pairs.rows), table.shape[1], len(w)
-    taken, grad = torch.empty(n, dim).numpy(), torch.empty(n, width).numpy()
-    turned, of_turned = torch.empty(dim, width).numpy(), torch.empty(dim, width).numpy()
+    n, wide, width = len(pairs.rows), w.shape[1], len(w)
+    taken, grad, turned, of_turned = _scratch((n, table.shape[1]), (n, width), (wide, width), (wide, width))
     _backward(SGEMM, table, w, pairs.rows, pairs.ends, of_slots, taken, grad, turned, of_turned, of_table, of_w)
+
+
+def _scratch(*shapes: tuple[int, int]) -> list[Floats]:
+    """Return matrices from a cache line on each: the bits of a product depend on where its factors lie."""
+    ends = list(itertools.accumulate((-(-n * width // LINE) * LINE for n, width in shapes), initial=0))
+    floats: Floats = torch.empty(ends[-1]).numpy()
+    return [floats[at : at + n * width].reshape(n, width) for at, (n, width) in zip(ends, shapes, strict=False)]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -118,8 +126,7 @@ def _forward(sgemm: int, table: Floats, w: Floats, rows: Ints, ends: Ints, taken
         first, last = ends[slot], ends[slot + 1]
         product(sgemm, taken[first:last], False, w[:, slot * dim : (slot + 1) * dim], True, made[first:last], False)
         for pair in range(first, last):
-            for i in range(width):
-                out[rows[pair], slot * width + i] = made[pair, i]
+            _copy(made[pair], out[rows[pair], slot * width : (slot + 1) * width])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -137,25 +144,38 @@ def _backward(
     of_table: Floats,
     of_w: Floats,
 ) -> None:
-    """``taken [P, d]``, ``grad [P, W]``, ``turned`` and ``of_turned [d, W]`` are scratch, at a cache line each."""
+    """``taken [P, d]``, ``grad [P, W]``, ``turned`` and ``of_turned [k d, W]`` are scratch, at a cache line each."""
     width, dim = w.shape[0], table.shape[1]
     _take(table, rows, taken)
+    _turn(w, turned)
     of_table[:] = 0
     for slot in range(len(ends) - 1):
         first, last, at = ends[slot], ends[slot + 1], slot * width
+        weights, of_weights = turned[slot * dim : (slot + 1) * dim], of_turned[slot * dim : (slot + 1) * dim]
         for pair in range(first, last):
-            for i in range(width):
-                grad[pair, i] = of_slots[0, rows[pair], at + i]
+            _copy(of_slots[0, rows[pair], at : at + width], grad[pair])
             for part in range(1, len(of_slots)):
-                for i in range(width):
-                    grad[pair, i] += of_slots[part, rows[pair], at + i]
-        for i in range(width):
+                _add(of_slots[part, rows[pair], at : at + width], grad[pair])
             for d in range(dim):
-                turned[d, i] = w[i, slot * dim + d]
-        for pair in range(first, last):
-            for d in range(dim):
-                of_table[rows[pair], d] += dot(grad[pair], turned[d])
-        product(sgemm, taken[first:last], True, grad[first:last], False, of_turned, False)  # so, as the other way round is slow
-        for i in range(width):
-            for d in range(dim):
-                of_w[i, slot * dim + d] = of_turned[d, i]
+                of_table[rows[pair], d] += dot(grad[pair], weights[d])
+        product(sgemm, taken[first:last], True, grad[first:last], False, of_weights, False)  # the other way round is slow
+    _turn(of_turned, of_w)
+
+
+@numba.njit(cache=True, nogil=True)
+def _turn(matrix: Floats, out: Floats) -> None:
+    for i in range(matrix.shape[0]):
+        for j in range(matrix.shape[1]):
+            out[j, i] = matrix[i, j]
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy(row: Floats, out: Floats) -> None:
+    for i in range(len(row)):
+        out[i] = row[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _add(row: Floats, out: Floats) -> None:
+    for i in range(len(row)):
+        out[i] += row[i]
