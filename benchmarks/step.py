@@ -48,15 +48,15 @@ from stream_app.sample_sources import open_source
 from stream_app.topics.embedded import open_log
 
 STAGES = {
-    "dense layers, up and back": ("request_mlp.py", "learn"),
-    "backward of the rest": ("graph.py", "_engine_run_backward"),
-    "inputs": ("features.py", "forward"),
-    "attention": ("attention.py", "forward"),
-    "similarities": ("sim_extract.py", "found"),
-    "edges and their loss": ("egin.py", "_graph"),
-    "optimiser of layers": ("adam.py", "step"),
-    "optimiser of tables": ("table.py", "apply_gradients"),
-    "counts, queues": ("network.py", "after"),
+    "dense layers, up and back": [("request_mlp.py", "learn")],
+    "backward of the rest": [("tape.py", "back"), ("graph.py", "_engine_run_backward")],
+    "inputs": [("features.py", "forward")],
+    "attention": [("attention.py", "forward")],
+    "similarities": [("sim_extract.py", "slots"), ("sim_extract.py", "found")],
+    "edges and their loss": [("egin.py", "_graph")],
+    "optimiser of layers": [("adam.py", "step_with")],
+    "optimiser of tables": [("columns.py", "step"), ("together.py", "_step")],
+    "counts, queues": [("network.py", "after")],
 }
 Step = Callable[[SampleBlock], Any]
 
@@ -95,10 +95,10 @@ def stages(step: Step, blocks: list[SampleBlock]) -> dict[str, float]:
     rows = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
     whole = sum(row[2] for row in rows.values())
     shares = {}
-    for stage, (file, function) in STAGES.items():
-        found = [row[3] for (path, _, name), row in rows.items() if Path(path).name == file and name == function]
+    for stage, functions in STAGES.items():
+        found = [row[3] for (path, _, name), row in rows.items() if (Path(path).name, name) in functions]
         if found:
-            shares[stage] = max(found) / whole
+            shares[stage] = sum(found) / whole
     return shares
 
 

@@ -85,6 +85,7 @@ class DenseAdam:
             for name, value in self.state.get(parameter, {}).items():
                 own[name].copy_(value.reshape(own[name].shape))
             self.state[parameter] = {name: v if name == "step" else v.view(parameter.shape) for name, v in own.items()}
+            self._moments.pop(parameter, None)  # of a step by autograd: views of what the state was
         places = np.array([[place.start, place.stop] for place in flat.places])
         return _Moments(flat.values, first.numpy(), second.numpy(), steps.numpy(), places)
 

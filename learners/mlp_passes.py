@@ -121,6 +121,8 @@ def learned(model: Model, plan: Plan, tensors: Sequence[Tensor], click: Click, m
     labels, weights, gradient = (tensor.numpy() for tensor in click)
     loss = mlp_ranges.Loss(gradient, labels, weights)
     if tape is not None:
+        if any(flat is model.flat for flat in tape.flats):
+            raise RuntimeError("an MLP learns once in a step: the second gradient would take the place of the first")
         needed = [tape.wants(tensor) for tensor in dense]
         with team() as threads:
             entry = _Entry(plan, model.weights, tensors)

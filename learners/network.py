@@ -184,6 +184,7 @@ class NeuralLearner(Learner):
         self.network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
         for name, parameter in self.network.named_parameters():
             parts = _part(state, f"adam.{name}.")
+            self.optimiser.state.pop(parameter, None)
             if parts:
                 on_cpu = {part: torch.from_numpy(np.array(array)) for part, array in parts.items()}
                 self.optimiser.state[parameter] = {part: tensor.to(self.device) for part, tensor in on_cpu.items()}

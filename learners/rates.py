@@ -30,6 +30,8 @@ class Rates:
     def __init__(self, name: str, prior: float, max_rows: int, half_life_ms: float | None = None) -> None:
         if prior <= 0:
             raise ValueError(f"{name}: prior = {prior} must be above 0, or an unseen item has no rate")
+        if half_life_ms is not None and not half_life_ms > 0:
+            raise ValueError(f"{name}: half_life_ms = {half_life_ms} must be above 0")
         self.table = CountTable(name, 2, max_rows)
         self._prior = prior
         self._half_life_ms = math.inf if half_life_ms is None else half_life_ms

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -158,6 +158,10 @@ class RequestMLP(nn.Module):
             return Weights(first, request, bias, Hidden(array[flat.places[-len(layers)].start :], widths))
 
         return Model(flat, views(flat.values), views(flat.gradient), views)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy lays its parameters side by side itself."""
+        return {**self.__dict__, "_model": None}
 
     def _check_widths(self, candidate: Sequence[Part | SlotPart], request: Tensor) -> None:
         """Refuse inputs that are not as wide as the weights: slices of these would be cut short without a word."""

@@ -60,6 +60,7 @@ class Tape:
     def __exit__(self, *raised: object) -> None:
         _here.tape = None
         torch.set_grad_enabled(self._grad_was)
+        self._back.clear()  # after an error: what is recorded holds the tape, and with it all that the step has made
 
     def then(self, back: Callable[[], None], *of: Tensor) -> None:
         """Have ``back`` called on the way back, before what was recorded earlier.

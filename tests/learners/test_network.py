@@ -1,4 +1,4 @@
-"""The hand-made parts of a step against torch: Adam, and the click loss with its gradient."""
+"""The hand-made parts of a step against torch: Adam, and the click loss with its gradient; a learner's state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from learners.adam import DenseAdam
+from learners.checks import Case, random_block
 from learners.click_loss import click_loss, click_loss_plain, probabilities
+from learners.rates import Rates
 
 
 @given(seed=st.integers(0, 100), rate=st.sampled_from([1e-3, 0.1]), steps=st.integers(1, 30))
@@ -57,3 +59,24 @@ def test_click_loss_of_no_candidates_is_0_and_of_nan_is_nan() -> None:
     scores, loss, gradient = click_loss(nan, torch.zeros(2), torch.ones(2))
     assert np.isnan(loss)
     assert scores.isnan().tolist() == gradient.isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["dnn", "din"])  # by a tape, by autograd
+def test_a_learner_that_has_learned_becomes_one_that_has_not(kind: str) -> None:
+    fresh, learned = Case(kind).build(), Case(kind).trained(2)
+    learned.load_state({name: np.array(array) for name, array in fresh.state().items()})
+    for seed in (7, 8):
+        for learner in (fresh, learned):
+            learner.learn(random_block(seed=seed))
+    theirs, ours = fresh.state(), learned.state()
+    assert theirs.keys() == ours.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(array, ours[name], err_msg=name)
+
+
+@pytest.mark.parametrize("half_life_ms", [0.0, -1.0, float("nan")])
+def test_a_half_life_is_above_0(half_life_ms: float) -> None:
+    with pytest.raises(ValueError, match="must be above 0"):
+        Rates("m", 20.0, 100, half_life_ms)
+    with pytest.raises(ValueError, match="dnn: half_life_ms"):
+        Case("dnn", {"half_life_ms": half_life_ms}).build()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
+import pickle
 import threading
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -22,6 +25,7 @@ from learners.checks import random_block
 from learners.crossed import crossed
 from learners.flat import LINE, Flat
 from learners.layers import pool
+from learners.request_mlp import Part, RequestMLP
 from learners.tables import EmbeddingTable, Gathered, TableConfig
 from learners.tape import Tape, recording
 
@@ -90,6 +94,59 @@ def test_a_thread_has_one_tape_and_loses_it_with_an_error() -> None:
         thread.start()
         thread.join()
     assert elsewhere == [None]
+
+
+def test_what_a_step_has_made_goes_with_its_error() -> None:
+    gc.disable()
+    try:
+        gone = []
+
+        def step() -> None:
+            with Tape():
+                gone.append(weakref.ref(double(torch.ones(2))))
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            step()
+        assert gone[0]() is None
+    finally:
+        gc.enable()
+
+
+def an_mlp() -> tuple[RequestMLP, Callable[[RequestMLP], Tensor]]:
+    torch.manual_seed(4)
+    candidate, request, request_of = [Part(torch.randn(9, 6))], torch.randn(3, 4), torch.arange(9) // 3
+    labels, weights = torch.arange(9.0) % 2, torch.ones(9)
+    return RequestMLP(6, 4, (5, 3)), lambda mlp: mlp.learn(candidate, request, request_of, labels, weights)[0]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda mlp: pickle.loads(pickle.dumps(mlp))])
+def test_a_copy_of_an_mlp_learns_on_its_own(copied: Callable[[RequestMLP], RequestMLP]) -> None:
+    mlp, learn = an_mlp()
+    learners = []
+    learn(mlp)  # its parameters lie in one array
+    twin = copied(mlp)
+    before = [p.detach().clone() for p in mlp.parameters()]
+    for each in (twin, mlp):
+        with Tape() as tape:
+            logits = learn(each)
+            tape.back()
+        adam = DenseAdam(each.parameters(), 0.1)
+        adam.step_with(tape.parameters, tape.flats)
+        learners.append((logits, [p.detach().clone() for p in each.parameters()]))
+        if each is twin:
+            assert all(map(torch.equal, before, mlp.parameters()))
+    assert torch.equal(learners[0][0], learners[1][0])
+    assert all(map(torch.equal, learners[0][1], learners[1][1]))
+    assert not any(map(torch.equal, before, mlp.parameters()))
+
+
+def test_an_mlp_learns_once_on_a_tape() -> None:
+    mlp, learn = an_mlp()
+    with Tape():
+        learn(mlp)
+        with pytest.raises(RuntimeError, match="learns once in a step"):
+            learn(mlp)
 
 
 def looked_up(seed: int, max_history: int) -> tuple[Batch, Callable[[], tuple[EmbeddingTable, Gathered]]]:
@@ -191,6 +248,27 @@ def test_adam_over_one_array_is_adam_over_each(restored: bool) -> None:
             parameter.grad = torch.randn(parameter.shape)
             view[:] = parameter.grad.numpy()
         adam.step_with({}, [flat])
+        others.step()
+    for mine, yours in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, yours, atol=1e-6, rtol=1e-5)
+        for part, tensor in others.state[yours].items():
+            torch.testing.assert_close(adam.state[mine][part], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_adam_takes_gradients_of_autograd_and_of_a_tape_by_turns() -> None:
+    ours, theirs = some_layers(), some_layers()
+    flat = Flat([list(ours.parameters())])
+    adam, others = DenseAdam(ours.parameters(), 0.1), torch.optim.Adam(theirs.parameters(), lr=0.1)
+    for step in range(6):
+        adam.zero_grad()
+        for mine, yours, view in zip(ours.parameters(), theirs.parameters(), flat.views(flat.gradient), strict=True):
+            yours.grad = torch.randn(yours.shape)
+            mine.grad = yours.grad.clone()
+            view[:] = yours.grad.numpy()
+        if step % 2:
+            adam.step_with({}, [flat])
+        else:
+            adam.step()
         others.step()
     for mine, yours in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, yours, atol=1e-6, rtol=1e-5)
