@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from learners.edge_loss import Nodes, edge_loss, edge_loss_plain
+from learners.edge_loss import Scratch
 from learners.graph import Edges, TimedNodes, i2i_edges, q2i_edges, q2q_edges
+from learners.graph.nodes import BatchNodes, NodeOptions
 from learners.samples import Ragged
 from learners.sim_extract import SimExtract, sim_extract, sim_extract_torch
+from learners.tables import TableConfig
 from negative_queues import IdQueue, draw_key
 
 HISTORY, CANDIDATES, DIM, WINDOW, NEGATIVES, QUEUE, PUSH = 20, 10, 16, 2, 100, 1_000_000, 500
@@ -129,25 +131,29 @@ def sim_lines(n_requests: int, repeats: int) -> list[Line]:
 def loss_lines(repeats: int) -> list[Line]:
     rng = np.random.default_rng(3)
     item = sequences(50, 4)
-    edges = i2i_edges(item.ids, WINDOW)
-    rows = torch.randn(len(item.ts), DIM).mul_(0.3).requires_grad_()
-    negatives = torch.randn(NEGATIVES, DIM).mul_(0.3).requires_grad_()
-    nodes, lines = Nodes(rows, item.ids.values), []
-    for name, ids in {
+    edges, lines = i2i_edges(item.ids, WINDOW), []
+    options = NodeOptions(
+        table=TableConfig(dim=DIM), own=True, bias=False, queue=1, n_negatives=NEGATIVES, log_q="none", temperature=1.0
+    )
+    for name, drawn in {
         "distinct negatives": np.arange(NEGATIVES) + 100_000,
         "popular negatives": rng.zipf(1.3, NEGATIVES) % 50_000 + 1,
     }.items():
-        negative = Nodes(negatives, ids)
+        ids, places = np.unique(np.concatenate([item.ids.values, drawn]), return_inverse=True)
+        vectors, n = torch.randn(len(ids), DIM).mul_(0.3).requires_grad_(), len(item.ts)
+        nodes = BatchNodes(vectors, None, ids, places[n:], None, places[:n], options, Scratch())
 
-        def step(form: Callable[..., torch.Tensor], negative: Nodes = negative) -> torch.Tensor:
-            loss = form(edges, nodes, nodes, negative, one_type=True)
+        def ours(nodes: BatchNodes = nodes) -> float:
+            return float(nodes.loss(edges, nodes, 1.0))  # its gradients are with the vectors
+
+        def plain(nodes: BatchNodes = nodes) -> float:
+            loss = nodes.plain_loss(edges, nodes)
             torch.autograd.backward(loss)
-            return loss.detach()
+            return loss.item()
 
-        assert torch.allclose(step(edge_loss), step(edge_loss_plain), rtol=1e-4)
-        ours, other = best_of(repeats, lambda: step(edge_loss), lambda: step(edge_loss_plain))
+        assert np.isclose(ours(), plain(), rtol=1e-4)
         part = f"edge loss, {edges.n_edges} edges x {NEGATIVES} {name}"
-        lines.append(Line(part, "ms per step", ours * 1e3, other * 1e3))
+        lines.append(Line(part, "ms per step", *(1e3 * seconds for seconds in best_of(repeats, ours, plain))))
     return lines
 
 

@@ -13,41 +13,40 @@ With a temperature ``T`` and the logQ correction a logit is ``s / T - log p``, t
 
 A negative whose id is the positive's, or the anchor's where the two are of one type, is an accidental hit and left out.
 
-Two forms of one value: :func:`edge_loss_plain` makes ``[E, M]`` logits and leaves the gradient to autograd (any device, and the
-oracle); the compiled one behind :func:`edge_loss` on the CPU makes ``[A, M]`` logits, once per anchor rather than per edge:
-what an edge adds to its anchor's denominator is the positive alone, what it takes off are its hits. Where they are most of the
-sum, so that taking them off would cost digits, the edge is summed anew.
+Two forms of one value: :func:`edge_loss_plain` makes ``[E, M]`` logits in torch and leaves the gradient to autograd (any
+device, and the oracle); :func:`edge_loss` on the CPU makes ``[N, A]`` logits of NumPy arrays, once per distinct negative and
+anchor rather than per draw and edge: what an edge adds to its anchor's denominator is the positive alone, what it takes off are
+its hits. Where they are most of the sum, so that taking them off would cost digits, the edge is summed anew.
 
-Letters: ``E`` edges, ``A`` anchors that have edges, ``U`` rows of a node type in the batch, ``M`` negatives, ``D`` dim.
+Letters: ``E`` edges, ``A`` anchors that have edges, ``U`` distinct ids of a node type in the batch, ``M`` negatives, ``N``
+distinct ones, ``D`` dim.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from learners.blas import SGEMM
-from learners.edge_kernels import grouped
-from learners.graph import Edges
-from learners.graph.edges import frozen
+from learners.edge_kernels import grouped, room
+from learners.graph.edges import Edges
 from learners.threads import team
 
-__all__ = ["LogQ", "Nodes", "edge_loss", "edge_loss_plain"]
+__all__ = ["LogQ", "Nodes", "Rows", "Scratch", "edge_loss", "edge_loss_plain"]
 
 LogQ = Literal["none", "standard", "corrected"]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-NO_IDS: Ints = np.zeros(0, np.int64)
+NONE: Floats = np.zeros(0, np.float32)
 
 
 class Nodes(NamedTuple):
-    """Entities of one type in a batch.
+    """Entities of one type in a batch, for :func:`edge_loss_plain`.
 
     - ``rows``: float32 embeddings ``[U, D]``.
     - ``ids``: int64 ``[U]``, NumPy.
@@ -59,40 +58,107 @@ class Nodes(NamedTuple):
     log_p: Floats | None = None
 
 
+class Rows(NamedTuple):
+    """The distinct ids of one node type in a batch, for :func:`edge_loss`, and what takes their gradients."""
+
+    vectors: Floats
+    """``[U, D]``."""
+    bias: Floats
+    """What is added to the product with a node as a second end, ``[U]``; none where nothing is."""
+    places: Ints
+    """Row of each node, int64 ``[N]``."""
+    drawn: Ints
+    """Rows that are negatives of edges to this type, int64 ``[M]``; an id may be there twice."""
+    of_vectors: Floats
+    """Gradient by the vectors, added to."""
+    of_bias: Floats
+    """Likewise by the biases."""
+    log_p: Floats | None = None
+    """Log probability of each id in one draw, ``[U]``; only for logQ."""
+
+
+class Scratch:
+    """Memory that one loss after another uses."""
+
+    def __init__(self) -> None:
+        self._floats = NONE
+
+    def of(self, n: int) -> Floats:
+        """Return ``n`` floats or more, from a cache line on: the bits of a product depend on where its factors lie."""
+        if len(self._floats) < n:
+            self._floats = torch.empty(n + n // 2).numpy()
+        return self._floats
+
+
 def edge_loss(
     edges: Edges,
-    anchor: Nodes,
-    positive: Nodes,
-    negative: Nodes,
+    anchor: Rows,
+    positive: Rows,
+    scratch: Scratch,
     *,
-    one_type: bool,
+    weight: float = 1.0,
     temperature: float = 1.0,
     log_q: LogQ = "none",
-) -> Tensor:
-    """Return the mean loss of the edges, a scalar.
+) -> float:
+    """Return the mean loss of the edges, and add its gradients to those of both types.
 
     Args:
-        edges: ``anchor`` indexes the rows of the anchors, ``positive`` those of the positives; int64 ``[E]``.
-        anchor: nodes of the first ends, ``[U_a]``.
-        positive: nodes of the second ends, ``[U_p]``; the same object for i2i and q2q.
-        negative: drawn nodes of the positives' type, ``[M]``; an id may be there twice.
-        one_type: anchors and positives are of one type, so a negative can be the anchor.
+        edges: ``anchor`` are nodes of the first type, ``positive`` of the second; int64 ``[E]``.
+        anchor: type of the first ends.
+        positive: type of the second ends and of the negatives; the same object for i2i and q2q, and then a negative can be the
+            anchor.
+        scratch: of the caller's.
+        weight: what the gradients are multiplied by.
         temperature: ``T > 0``.
-        log_q: which correction; needs ``log_p`` of the negatives and, for ``standard``, of the positives.
+        log_q: which correction; needs ``log_p`` of the positives' type.
 
     Returns:
-        The loss; 0, still with a graph, where there are no edges or no negatives (the queue is empty in the first step).
+        The loss; 0 where there are no edges or no negatives (the queue is empty in the first step).
 
     Raises:
         ValueError: the temperature is not positive, or a ``log_p`` that the correction needs is missing.
     """
-    shifts = _shifts(positive, negative, temperature, log_q)
-    if not edges.n_edges or not len(negative.ids):
-        return (anchor.rows.sum() + positive.rows.sum() + negative.rows.sum()) * 0.0
-    if anchor.rows.device.type != "cpu":
-        return _plain(edges, anchor, positive, negative, one_type, temperature, shifts)
-    ends = _Ends(*edges, anchor.ids if one_type else None, positive.ids, negative.ids)
-    return cast(Tensor, _GroupedLoss.apply(anchor.rows, positive.rows, negative.rows, ends, shifts, temperature))
+    shifts = _shifts(positive.log_p, len(positive.drawn), temperature, log_q)
+    if not edges.n_edges or not len(positive.drawn):
+        return 0.0
+    needed = room(edges.n_edges, len(anchor.vectors), len(positive.drawn), anchor.vectors.shape[1])
+    with team():  # products of some hundred rows: on one thread
+        loss: float = grouped(
+            SGEMM,
+            (anchor.vectors, positive.vectors, positive.bias),
+            edges,
+            (anchor.places, positive.places),
+            positive.drawn,
+            anchor is positive,
+            shifts,
+            np.float32(1 / temperature),
+            np.float32(weight),
+            (anchor.of_vectors, positive.of_vectors, positive.of_bias),
+            scratch.of(needed),
+        )
+    return loss
+
+
+def _shifts(log_p: Floats | None, n_drawn: int, temperature: float, log_q: LogQ) -> tuple[Floats, Floats]:
+    """Return what is taken off the logits of the positives and of the negatives, ``[U]`` each or none."""
+    _check(temperature, log_q)
+    if log_q == "none":
+        return NONE, NONE
+    if log_p is None:
+        raise ValueError(f"log_q {log_q!r} needs log_p of the negatives: IdQueue.log_probability(ids)")
+    return (log_p, log_p) if log_q == "standard" else (NONE, _per_draw(log_p, n_drawn))
+
+
+def _check(temperature: float, log_q: LogQ) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}; the paper's loss has 1")
+    if log_q not in get_args(LogQ):
+        raise ValueError(f"log_q must be one of {get_args(LogQ)}, got {log_q!r}")
+
+
+def _per_draw(log_p: Floats, n_drawn: int) -> Floats:
+    """Return ``log(M p)``: how often an id is expected among the draws."""
+    return log_p + np.float32(np.log(max(n_drawn, 1)))
 
 
 def edge_loss_plain(
@@ -105,89 +171,43 @@ def edge_loss_plain(
     temperature: float = 1.0,
     log_q: LogQ = "none",
 ) -> Tensor:
-    """Return what :func:`edge_loss` returns, in plain torch; at least one edge and one negative."""
-    shifts = _shifts(positive, negative, temperature, log_q)
-    return _plain(edges, anchor, positive, negative, one_type, temperature, shifts)
+    """Return what :func:`edge_loss` returns, a scalar, in plain torch.
 
+    Args:
+        edges: ``anchor`` indexes the rows of the anchors, ``positive`` those of the positives; int64 ``[E]``.
+        anchor: nodes of the first ends, ``[U_a]``.
+        positive: nodes of the second ends, ``[U_p]``; the same object for i2i and q2q.
+        negative: drawn nodes of the positives' type, ``[M]``; an id may be there twice.
+        one_type: anchors and positives are of one type, so a negative can be the anchor.
+        temperature: ``T > 0``.
+        log_q: which correction; needs ``log_p`` of the negatives and, for ``standard``, of the positives.
 
-class _Shifts(NamedTuple):
-    """What is taken off the logits of the positives ``[U_p]`` and of the negatives ``[M]``."""
+    Returns:
+        The loss; 0, still with a graph, where there are no edges or no negatives.
 
-    positive: Floats
-    negative: Floats
-
-
-def _shifts(positive: Nodes, negative: Nodes, temperature: float, log_q: LogQ) -> _Shifts:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}; the paper's loss has 1")
-    if log_q not in get_args(LogQ):
-        raise ValueError(f"log_q must be one of {get_args(LogQ)}, got {log_q!r}")
-    zeros = np.zeros(len(positive.ids), np.float32)
-    if log_q == "none":
-        return _Shifts(zeros, np.zeros(len(negative.ids), np.float32))
-    if negative.log_p is None:
-        raise ValueError(f"log_q {log_q!r} needs log_p of the negatives: IdQueue.log_probability(ids)")
-    if log_q == "corrected":
-        draws = np.float32(np.log(max(len(negative.ids), 1)))
-        return _Shifts(zeros, negative.log_p + draws)
-    if positive.log_p is None:
-        raise ValueError("log_q 'standard' needs log_p of the positives too: IdQueue.log_probability(ids)")
-    return _Shifts(positive.log_p, negative.log_p)
-
-
-def _plain(
-    edges: Edges, anchor: Nodes, positive: Nodes, negative: Nodes, one_type: bool, temperature: float, shifts: _Shifts
-) -> Tensor:
+    Raises:
+        ValueError: as :func:`edge_loss`.
+    """
+    _check(temperature, log_q)
+    if not edges.n_edges or not len(negative.ids):
+        return (anchor.rows.sum() + positive.rows.sum() + negative.rows.sum()) * 0.0
     device = anchor.rows.device
     first, second = (torch.from_numpy(end).to(device) for end in edges)
-    shift_p, shift_n = (torch.from_numpy(shift).to(device) for shift in shifts)
     starts, ends = anchor.rows[first], positive.rows[second]  # [E, D]
-    of_positive = (starts * ends).sum(1) / temperature - shift_p[second]  # [E]
-    of_negatives = starts @ negative.rows.T / temperature - shift_n  # [E, M]
+    of_positive = (starts * ends).sum(1) / temperature  # [E]
+    of_negatives = starts @ negative.rows.T / temperature  # [E, M]
+    if log_q != "none":
+        if negative.log_p is None:
+            raise ValueError(f"log_q {log_q!r} needs log_p of the negatives: IdQueue.log_probability(ids)")
+        shift = negative.log_p if log_q == "standard" else _per_draw(negative.log_p, len(negative.ids))
+        of_negatives = of_negatives - torch.from_numpy(shift).to(device)
+    if log_q == "standard":
+        if positive.log_p is None:
+            raise ValueError("log_q 'standard' needs log_p of the positives too: IdQueue.log_probability(ids)")
+        of_positive = of_positive - torch.from_numpy(positive.log_p[edges.positive]).to(device)
     hits = positive.ids[edges.positive][:, None] == negative.ids
     if one_type:
         hits |= anchor.ids[edges.anchor][:, None] == negative.ids
     of_negatives = of_negatives.masked_fill(torch.from_numpy(hits).to(device), -torch.inf)
     logits = torch.cat([of_positive[:, None], of_negatives], dim=1)  # [E, 1 + M]
     return (logits.logsumexp(1) - of_positive).mean()
-
-
-class _Ends(NamedTuple):
-    """The edges ``[E]`` and the ids by which hits are found; no anchor ids where an anchor cannot be a negative."""
-
-    anchor: Ints
-    positive: Ints
-    anchor_ids: Ints | None
-    positive_ids: Ints
-    negative_ids: Ints
-
-
-def _rows(tensor: Tensor) -> Floats:
-    rows: Floats = tensor.detach().contiguous().numpy()
-    return rows
-
-
-class _GroupedLoss(torch.autograd.Function):
-    """Value and gradients in one pass: the loss is a scalar, so going backward only scales what forward found."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, anchor: Tensor, positive: Tensor, negative: Tensor, ends: _Ends, shifts: _Shifts, temperature: float
-    ) -> Tensor:
-        sides = _rows(anchor), _rows(positive), _rows(negative)
-        gradients = np.zeros_like(sides[0]), np.zeros_like(sides[1]), np.zeros_like(sides[2])
-        order = np.argsort(ends.negative_ids, kind="stable")
-        anchor_ids = NO_IDS if ends.anchor_ids is None else ends.anchor_ids
-        ids = frozen(anchor_ids), frozen(ends.positive_ids), frozen(ends.negative_ids)
-        with team():  # products of some hundred rows: on one thread
-            loss = grouped(
-                SGEMM, sides, (frozen(ends.anchor), frozen(ends.positive)), ids, order, (shifts.positive, shifts.negative),
-                np.float32(1 / temperature), gradients,
-            )  # fmt: skip
-        ctx.gradients = [torch.from_numpy(gradient) for gradient in gradients]
-        return anchor.new_tensor(loss)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *(gradient * grads[0] for gradient in ctx.gradients), None, None, None

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from learners import mlp_ranges, mlp_shared
+from learners import mlp_ranges, mlp_shared, mlp_slots
 from learners.blas import SGEMM
 from learners.click_loss import ClickLoss
 from learners.flat import Flat
@@ -246,9 +246,10 @@ class _Entry:
         self.table = np.concatenate(tables) if tables else np.empty((0, 1), np.float32)  # [T, d]
         self.w_slots = weights.first[:, plan.slots] if plan.slots is not None else weights.first[:, :0]  # [W, k d]
         contribution = np.empty((len(self.table), k * len(weights.bias)), np.float32)
-        if tables:
-            mlp_shared.slots_forward(SGEMM, self.table, self.w_slots, k, contribution)
         first_position = self.sizes[0] if len(tables) > 1 else -1
+        if tables:
+            self.pairs = mlp_slots.occurring(plan.bins, plan.positions, plan.n_bins, first_position, len(self.table))
+            mlp_slots.slots_forward(self.table, self.w_slots, self.pairs, contribution)
         slots = plan.bins, plan.positions, plan.n_bins, first_position
         w_dense, bias = weights.first.take(self.columns, 1), weights.bias
         self.first = First(
@@ -277,8 +278,8 @@ class _Entry:
             of_first: of the first weight.
         """
         of_table = np.empty(self.table.shape, np.float32)
-        by_row, k = of_slots.reshape(len(of_slots), len(self.table), -1), self.plan.bins.shape[1]
-        mlp_shared.slots_backward(SGEMM, self.table, self.w_slots, k, by_row, of_table, of_first[:, self.plan.slots])
+        by_row = of_slots.reshape(len(of_slots), len(self.table), -1)
+        mlp_slots.slots_backward(self.table, self.w_slots, self.pairs, by_row, of_table, of_first[:, self.plan.slots])
         return np.split(of_table, np.cumsum(self.sizes)[:-1])
 
 

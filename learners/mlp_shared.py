@@ -1,7 +1,6 @@
 """What rows that several candidates share contribute to the first layer of :class:`learners.request_mlp.RequestMLP`, and back.
 
-Legend: ``S`` rows of all shared parts, ``U`` of one, ``d`` their width, ``W`` width of the layer, ``k`` slots, ``T`` rows of
-the tables of slot embeddings.
+Legend: ``S`` rows of all shared parts, ``U`` of one, ``d`` their width, ``W`` width of the layer.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from learners.blas import product
 
-__all__ = ["add_weights", "shared_backward", "shared_forward", "slots_backward", "slots_forward"]
+__all__ = ["add_weights", "shared_backward", "shared_forward"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -80,56 +79,3 @@ def shared_backward(
     product(sgemm, total, False, w[:, start:end], False, of_rows[:n], False)
     of_rows[n:] = 0
     product(sgemm, total, True, rows[:n], False, of_w[:, start:end], False)
-
-
-@numba.njit(cache=True, nogil=True)
-def _add_up(parts: Floats) -> None:
-    """Add the ranges' sums ``[ranges, ...]`` into the first, in their order."""
-    flat = parts.reshape(len(parts), -1)
-    for part in range(1, len(flat)):
-        for i in range(flat.shape[1]):
-            flat[0, i] += flat[part, i]
-
-
-@numba.njit(cache=True, nogil=True)
-def _by_slot(w: Floats, k: int) -> Floats:
-    """Return the slots' weights ``[W, k d]`` as ``[d, k W]``: one product then does for all slots."""
-    width, dim = w.shape[0], w.shape[1] // k
-    out = np.empty((dim, k * width), np.float32)
-    for slot in range(k):
-        for i in range(width):
-            for d in range(dim):
-                out[d, slot * width + i] = w[i, slot * dim + d]
-    return out
-
-
-@numba.njit(cache=True, nogil=True)
-def slots_forward(sgemm: int, table: Floats, w: Floats, k: int, contribution: Floats) -> None:
-    """Write what each row of ``table [T, d]`` contributes in each slot, ``[T, k W]``, of the slots' weights ``w [W, k d]``."""
-    product(sgemm, table, False, _by_slot(w, k), False, contribution, False)
-
-
-@numba.njit(cache=True, nogil=True)
-def slots_backward(sgemm: int, table: Floats, w: Floats, k: int, of_slots: Floats, of_table: Floats, of_w: Floats) -> None:
-    """Go back through :func:`slots_forward`.
-
-    Args:
-        sgemm: of :func:`learners.blas.product`.
-        table: as forward.
-        w: as forward.
-        k: slots.
-        of_slots: gradients by the contributions, ``[ranges, T, k W]``; the ranges are added up into the first.
-        of_table: takes the gradient of the table.
-        of_w: takes that of ``w``.
-    """
-    _add_up(of_slots)
-    width, dim = w.shape[0], table.shape[1]
-    turned = np.empty((dim, len(table)), np.float32)  # this way round the products take a quarter of the time
-    product(sgemm, _by_slot(w, k), False, of_slots[0], True, turned, False)
-    of_table[:] = turned.T
-    by_slot = np.empty((dim, k * width), np.float32)
-    product(sgemm, table, True, of_slots[0], False, by_slot, False)
-    for slot in range(k):
-        for i in range(width):
-            for d in range(dim):
-                of_w[i, slot * dim + d] = by_slot[d, slot * width + i]

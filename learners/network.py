@@ -32,7 +32,8 @@ class Forward(NamedTuple):
     """What a network says of a batch: logits ``[C]``; when learning, weighted losses beside the click loss, and figures."""
 
     logits: Tensor
-    losses: Mapping[str, Tensor] = {}
+    losses: Mapping[str, Tensor | float] = {}
+    """A float is one whose gradient is with the leaves already."""
     stats: Mapping[str, float] = {}
     click: ClickLoss | None = None
     """Of the logits, where the network went back with its gradient already (:meth:`RequestMLP.learn`)."""
@@ -136,7 +137,7 @@ class NeuralLearner(Learner):
         out: Forward = self.network(batch, learn=True, step=self.step)
         click = click_loss(out.logits.detach(), batch.labels, batch.weights) if out.click is None else out.click
         weights = self.network.loss_weights()
-        parts = {name: loss for name, loss in out.losses.items() if loss.requires_grad}
+        parts = {name: loss for name, loss in out.losses.items() if isinstance(loss, Tensor) and loss.requires_grad}
         self.optimiser.zero_grad()
         torch.autograd.backward(
             (out.logits, *parts.values()),
@@ -146,7 +147,7 @@ class NeuralLearner(Learner):
         self.network.apply_gradients()
         self.network.after(batch, self.step)
         self.step += 1
-        losses = {f"loss.{name}": float(loss.detach()) for name, loss in out.losses.items()}
+        losses = {f"loss.{name}": loss.item() if isinstance(loss, Tensor) else loss for name, loss in out.losses.items()}
         missing = {} if vectors is None else {"vectors.missing": vectors.missing_share(before)}
         return click.scores.cpu().numpy(), {"loss.click": click.loss, **losses, **missing, **out.stats}
 
@@ -158,7 +159,7 @@ class NeuralLearner(Learner):
         optimiser.step_with(tape.parameters, tape.flats)
         self.network.after(batch, self.step)
         self.step += 1
-        losses = {f"loss.{name}": float(loss) for name, loss in out.losses.items()}
+        losses = {f"loss.{name}": loss.item() if isinstance(loss, Tensor) else loss for name, loss in out.losses.items()}
         return out.click.scores.numpy(), {"loss.click": out.click.loss, **losses, **out.stats}
 
     def state(self) -> State:

@@ -21,6 +21,7 @@ compared, ``d`` dim of a slot's embedding, ``k`` slots.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -29,10 +30,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from learners.lanes import dot
+from learners.products8 import products8
+from learners.tables import Gathered
+from learners.tape import Tape, recording
 from learners.threads import team
 
-__all__ = ["SimExtract", "Slots", "sim_extract", "sim_extract_torch"]
+__all__ = ["Side", "SimExtract", "Slots", "extract", "sim_extract", "sim_extract_torch"]
 
 LEAST = 32
 """Requests of a thread, at least."""
@@ -81,44 +87,71 @@ def sim_extract(
     if target.device.type != "cpu":
         found = sim_extract_torch(target, sequence, sequence_offsets, target_offsets, k=k, n_bins=n_bins, max_len=max_len)
         return found._replace(bins=torch.where(found.sims > 1 - SAME, n_bins + 1, found.bins)) if own_bin else found
-    n_targets = len(target)
-    bins = np.empty((n_targets, k), np.int64)
-    positions = np.empty((n_targets, k), np.int64)
-    sims = np.empty((n_targets, k), np.float32)
-    starts = sequence_offsets.numpy()
-    target_starts = np.arange(n_targets + 1) if target_offsets is None else target_offsets.numpy()
-    given = _rows(target), _frozen(target_starts), _rows(sequence), _frozen(starts), n_bins, max_len, own_bin
+    targets, entries = _side(target), _side(sequence)
+    target_starts = np.arange(len(target) + 1) if target_offsets is None else target_offsets.numpy()
+    offsets = sequence_offsets.numpy()
+    return extract(targets, entries, offsets, target_starts, k=k, n_bins=n_bins, max_len=max_len, own_bin=own_bin)
+
+
+def _side(rows: Tensor) -> Side:
+    return Side(rows.detach().float().contiguous().numpy(), np.arange(len(rows)))
+
+
+class Side(NamedTuple):
+    """Embeddings by place: entry ``i`` is ``vectors[places[i]]``, of ``vectors [U, D]`` and ``places`` int64 ``[N]``."""
+
+    vectors: Floats
+    places: Ints
+
+
+def extract(
+    target: Side, sequence: Side, offsets: Ints, target_offsets: Ints, *, k: int, n_bins: int, max_len: int, own_bin: bool
+) -> Slots:
+    """Return what :func:`sim_extract` does, of distinct embeddings by place."""
+    n = len(target.places)
+    bins, positions, sims = np.empty((n, k), np.int64), np.empty((n, k), np.int64), np.empty((n, k), np.float32)
+    unit = _unit(target.vectors)
+    of_sequence = unit if sequence.vectors is target.vectors else _unit(sequence.vectors)
+    sides = unit, target.places, _frozen(target_offsets), of_sequence, sequence.places, _frozen(offsets)
     with team() as threads:
-        ranges = threads.cut(len(starts) - 1, LEAST)
-        threads.run([partial(_extract, *given, rows.start, rows.stop, bins, positions, sims) for rows in ranges])
+        ranges = threads.cut(len(offsets) - 1, LEAST)
+        threads.run(
+            [
+                partial(_extract, *sides, n_bins, max_len, own_bin, rows.start, rows.stop, bins, positions, sims)
+                for rows in ranges
+            ]
+        )
     return Slots(torch.from_numpy(bins), torch.from_numpy(positions), torch.from_numpy(sims))
 
 
-def _rows(embeddings: Tensor) -> Floats:
-    view = embeddings.detach().to(torch.float32).contiguous().numpy().view()
+def _frozen(offsets: Ints) -> Ints:
+    """Return a read-only view: one compiled kernel for a block's and for own offsets."""
+    view = offsets.view()
     view.flags.writeable = False
     return view
 
 
-def _frozen(offsets: npt.NDArray[np.int64]) -> Ints:
-    view = np.ascontiguousarray(offsets, dtype=np.int64).view()
-    view.flags.writeable = False
-    return view
+def _unit(vectors: Floats) -> Floats:
+    out = np.empty_like(vectors)
+    _normalised(vectors, out)
+    return out
 
 
 @numba.njit(cache=True, nogil=True)
-def _inverse_norm(rows: Floats, row: int) -> np.float32:
-    total = np.float32(0)
-    for d in range(rows.shape[1]):
-        total += rows[row, d] * rows[row, d]
-    return np.float32(1 / max(np.sqrt(total), np.float32(_EPSILON)))
+def _normalised(vectors: Floats, out: Floats) -> None:
+    for row in range(len(vectors)):
+        scale = np.float32(1) / max(np.sqrt(dot(vectors[row], vectors[row])), np.float32(_EPSILON))
+        for d in range(vectors.shape[1]):
+            out[row, d] = vectors[row, d] * scale
 
 
 @numba.njit(cache=True, nogil=True)
 def _extract(
     target: Floats,
+    now: Ints,
     target_offsets: Ints,
     sequence: Floats,
+    past: Ints,
     offsets: Ints,
     n_bins: int,
     max_len: int,
@@ -129,28 +162,22 @@ def _extract(
     positions: Ints,
     sims: Floats,
 ) -> None:
-    n_dims = target.shape[1]
-    longest = 0
+    n_dims, longest = target.shape[1], 0
     for row in range(first, last):
         longest = max(longest, offsets[row + 1] - offsets[row])
-    # One request's entries, newest first, transposed: the inner loop runs over entries, so it vectorises without changing the
-    # order of any sum, and equal entries get equal similarities to the last bit.
-    entries = np.empty((n_dims, longest), np.float32)
-    cosine = np.empty(longest, np.float32)
+    # One request's entries, newest first, transposed and filled up to whole eights: eight cosines at a time, each summed in the
+    # same order, so equal entries get equal similarities to the last bit.
+    entries = np.zeros((n_dims, (longest + 7) // 8 * 8), np.float32)
+    cosine = np.empty(entries.shape[1], np.float32)
     for row in range(first, last):
         length = offsets[row + 1] - offsets[row]
         for back in range(length):
-            source = offsets[row + 1] - 1 - back
-            scale = _inverse_norm(sequence, source)
+            source = past[offsets[row + 1] - 1 - back]
             for d in range(n_dims):
-                entries[d, back] = sequence[source, d] * scale
+                entries[d, back] = sequence[source, d]
         for candidate in range(target_offsets[row], target_offsets[row + 1]):
-            scale = _inverse_norm(target, candidate)
-            cosine[:length] = 0
-            for d in range(n_dims):
-                weight = target[candidate, d] * scale
-                for back in range(length):
-                    cosine[back] += weight * entries[d, back]
+            for at in range(0, length, 8):
+                products8(target[now[candidate]], entries, at, cosine)
             _top_k(cosine[:length], n_bins, max_len, own_bin, bins[candidate], positions[candidate], sims[candidate])
 
 
@@ -174,13 +201,14 @@ def _top_k(cosine: Floats, n_bins: int, max_len: int, own_bin: bool, bins: Ints,
         positions[slot] = min(back + 1, max_len)
     half = np.float32(n_bins) * np.float32(0.5)
     for slot in range(filled):
-        value = np.float32(min(max(sims[slot], np.float32(-1)), np.float32(1)))  # rounding passes 1 by an ulp or two
+        value = min(max(sims[slot], np.float32(-1)), np.float32(1))  # rounding passes 1 by an ulp or two
         sims[slot] = value
         number = np.int64((value + np.float32(1)) * half)
         bins[slot] = number if number < n_bins else n_bins - 1
         if own_bin and value > np.float32(1 - SAME):
             bins[slot] = n_bins + 1
-    bins[filled:], positions[filled:], sims[filled:] = n_bins, 0, 0
+    for slot in range(filled, k):
+        bins[slot], positions[slot], sims[slot] = n_bins, 0, 0
 
 
 def sim_extract_torch(
@@ -265,49 +293,95 @@ class SimExtract(nn.Module):
         sides = target, sequence, sequence_offsets, target_offsets
         return sim_extract(*sides, k=self.k, n_bins=self.n_bins, max_len=self.max_len, own_bin=True)
 
+    def found(self, target: Gathered, now: int, sequence: Gathered, past: int, offsets: Ints, target_offsets: Ints) -> Slots:
+        """Return :meth:`slots` of two uses of gathers; on the CPU without gathering them.
+
+        Args:
+            target: vectors of the targets.
+            now: which use of theirs.
+            sequence: vectors of the entries.
+            past: which use of theirs.
+            offsets: as of :func:`sim_extract`, like the next one.
+            target_offsets: see above.
+        """
+        if target.weight.device.type != "cpu":
+            starts = (torch.from_numpy(np.array(each)).to(target.weight.device) for each in (offsets, target_offsets))
+            return self.slots(target.of(now), sequence.of(past), *starts)
+        vectors = target.weight.detach().numpy()
+        entries = vectors if sequence is target else sequence.weight.detach().numpy()
+        targets, history = Side(vectors, target.places[now].numpy()), Side(entries, sequence.places[past].numpy())
+        k, n_bins, max_len = self.k, self.n_bins, self.max_len
+        return extract(targets, history, offsets, target_offsets, k=k, n_bins=n_bins, max_len=max_len, own_bin=True)
+
     def embed(self, slots: Slots) -> Tensor:
         """Return ``[C, k dim]`` for slots ``[C, k]``."""
         bins, positions = slots.bins, slots.positions
-        if self.position is None:
-            embedded = self.bin.weight.index_select(0, bins.flatten())
-        elif bins.device.type == "cpu":
-            embedded = cast(Tensor, _EmbedSlots.apply(self.bin.weight, self.position.weight, bins, positions))
-        else:
-            embedded = self.bin.weight[bins] + self.position.weight[positions]
-        return embedded.reshape(len(bins), self.width)
+        if bins.device.type != "cpu":
+            embedded = self.bin.weight[bins] + (self.position.weight[positions] if self.position is not None else 0)
+            return embedded.reshape(len(bins), self.width)
+        tape = recording()
+        if tape is None:
+            return cast(Tensor, _EmbedSlots.apply(bins, positions, *self.tables()))
+        tables = self.tables()
+        out = _embedded(bins, positions, tables)
+        tape.then(partial(_back, tape, bins, positions, tables, out), out)
+        return out
+
+
+def _embedded(bins: Tensor, positions: Tensor, tables: Sequence[Tensor]) -> Tensor:
+    weights = [table.detach().numpy() for table in tables]
+    out = torch.empty(len(bins), bins.shape[1] * weights[0].shape[1])
+    _gather(bins.numpy(), positions.numpy(), weights[0], weights[-1], len(tables) > 1, out.numpy())
+    return out
+
+
+def _gradients(bins: Tensor, positions: Tensor, sizes: Sequence[torch.Size], gradient: Floats) -> list[Floats]:
+    sums = [np.zeros(size, np.float32) for size in sizes]
+    _scatter(gradient, bins.numpy(), positions.numpy(), sums[0], sums[-1], len(sums) > 1)
+    return sums
+
+
+def _back(tape: Tape, bins: Tensor, positions: Tensor, tables: Sequence[Tensor], out: Tensor) -> None:
+    gradient = tape.take(out)
+    if gradient is not None:
+        found = _gradients(bins, positions, [table.shape for table in tables], np.ascontiguousarray(gradient))
+        for table, of_table in zip(tables, found, strict=True):
+            tape.give(table, of_table)
 
 
 class _EmbedSlots(torch.autograd.Function):
     """``bin[bins] + position[positions]`` without the two gathered tensors, and their gradients in one pass over the slots."""
 
     @staticmethod
-    def forward(ctx: Any, bin_weight: Tensor, position_weight: Tensor, bins: Tensor, positions: Tensor) -> Tensor:
+    def forward(ctx: Any, bins: Tensor, positions: Tensor, *tables: Tensor) -> Tensor:
         ctx.save_for_backward(bins, positions)
-        ctx.sizes = len(bin_weight), len(position_weight)
-        out = np.empty((bins.numel(), bin_weight.shape[1]), np.float32)
-        indices = bins.reshape(-1).numpy(), positions.reshape(-1).numpy()
-        _gather(bin_weight.detach().numpy(), position_weight.detach().numpy(), *indices, out)
-        return torch.from_numpy(out)
+        ctx.sizes = [table.shape for table in tables]
+        return _embedded(bins, positions, tables)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         bins, positions = ctx.saved_tensors
-        gradient = grads[0].contiguous().numpy()  # [C k, d]
-        sums = [np.zeros((size, gradient.shape[1]), np.float32) for size in ctx.sizes]
-        _scatter(gradient, bins.reshape(-1).numpy(), positions.reshape(-1).numpy(), *sums)
-        return torch.from_numpy(sums[0]), torch.from_numpy(sums[1]), None, None
+        found = _gradients(bins, positions, ctx.sizes, grads[0].contiguous().numpy())
+        return None, None, *map(torch.from_numpy, found)
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather(bin_weight: Floats, position_weight: Floats, bins: Ints, positions: Ints, out: Floats) -> None:
-    for slot in range(len(bins)):
-        for d in range(out.shape[1]):
-            out[slot, d] = bin_weight[bins[slot], d] + position_weight[positions[slot], d]
+def _gather(bins: Ints, positions: Ints, bin_weight: Floats, position_weight: Floats, placed: bool, out: Floats) -> None:
+    dim = bin_weight.shape[1]
+    for target in range(len(bins)):
+        for slot in range(bins.shape[1]):
+            for d in range(dim):
+                value = bin_weight[bins[target, slot], d]
+                out[target, slot * dim + d] = value + position_weight[positions[target, slot], d] if placed else value
 
 
 @numba.njit(cache=True, nogil=True)
-def _scatter(gradient: Floats, bins: Ints, positions: Ints, bin_sums: Floats, position_sums: Floats) -> None:
-    for slot in range(len(bins)):
-        for d in range(gradient.shape[1]):
-            bin_sums[bins[slot], d] += gradient[slot, d]
-            position_sums[positions[slot], d] += gradient[slot, d]
+def _scatter(gradient: Floats, bins: Ints, positions: Ints, bin_sums: Floats, position_sums: Floats, placed: bool) -> None:
+    dim = bin_sums.shape[1]
+    for target in range(len(bins)):
+        for slot in range(bins.shape[1]):
+            for d in range(dim):
+                bin_sums[bins[target, slot], d] += gradient[target, slot * dim + d]
+                if placed:
+                    position_sums[positions[target, slot], d] += gradient[target, slot * dim + d]

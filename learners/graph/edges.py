@@ -117,6 +117,24 @@ def side(
     Raises:
         GraphError: shapes that do not fit, or mode ``fresh`` without ``fresh``.
     """
+    check_rows(ids, offsets, fresh, mode, name)
+    n = len(ids)
+    if categories is not None and len(categories) != n:
+        raise GraphError(f"{name}: categories has {len(categories)} rows for {n} entries")
+    lengths = np.diff(offsets)
+    new = lengths if mode == "all" or fresh is None else np.clip(fresh, 0, lengths)
+    if categories is None:
+        categories = np.zeros((n, 0), np.int64)
+    slots = categories[:, None] if categories.ndim == 1 else categories
+    return Side(frozen(ids), frozen(offsets), frozen(slots), frozen(new))
+
+
+def check_rows(ids: npt.NDArray[Any], offsets: npt.NDArray[Any], fresh: npt.NDArray[Any] | None, mode: Mode, name: str) -> None:
+    """Check ids ``[N]``, offsets ``[R + 1]`` and how many entries of each request are new, ``[R]``.
+
+    Raises:
+        GraphError: shapes that do not fit, or mode ``fresh`` without ``fresh``.
+    """
     n, rows = len(ids), len(offsets) - 1
     if rows < 0 or offsets[0] != 0 or offsets[-1] != n:
         raise GraphError(f"{name}: offsets must run from 0 to the {n} values, got {offsets[[0, -1]] if rows >= 0 else offsets}")
@@ -128,14 +146,6 @@ def side(
         )
     if fresh is not None and len(fresh) != rows:
         raise GraphError(f"{name}: fresh has {len(fresh)} entries for {rows} requests")
-    if categories is not None and len(categories) != n:
-        raise GraphError(f"{name}: categories has {len(categories)} rows for {n} entries")
-    lengths = np.diff(offsets)
-    new = lengths if mode == "all" or fresh is None else np.clip(fresh, 0, lengths)
-    if categories is None:
-        categories = np.zeros((n, 0), np.int64)
-    slots = categories[:, None] if categories.ndim == 1 else categories
-    return Side(frozen(ids), frozen(offsets), frozen(slots), frozen(new))
 
 
 def frozen(array: npt.NDArray[Any]) -> Positions:

@@ -19,7 +19,7 @@ def fresh_entries(batch: Batch, sequence: str, fresh: str) -> Keys:
     """Return the ids of each sequence's fresh entries, in order; missing ids are left out."""
     ids, offsets = batch.ragged(sequence)
     new: Keys = np.empty(len(ids), np.int64)
-    return new[: _fresh(ids, offsets, batch.block.column(fresh), new)]
+    return new[: _fresh(ids, offsets, batch.values(fresh), new)]
 
 
 @numba.njit(cache=True, nogil=True)

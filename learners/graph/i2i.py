@@ -12,11 +12,14 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from learners.graph.edges import Edges, GraphError, Mode, Positions, find_pairs, side
+from learners.graph.edges import Edges, GraphError, Mode, Positions, check_cap, check_rows, frozen, side, thinned
 from learners.samples import Ragged
 from negative_queues.draws import DrawKey
 
 __all__ = ["i2i_edges"]
+
+ALL: Positions = frozen(np.zeros(0))
+"""Instead of how many entries are new: all of them."""
 
 
 def i2i_edges(
@@ -45,12 +48,15 @@ def i2i_edges(
     """
     if window < 1:
         raise GraphError(f"window must be at least 1, got {window}; the paper uses 2")
-    entries = side(item.values, item.offsets, None, fresh, mode, "i2i item")
+    ids, offsets = item
     if keep is not None:
-        return _kept_edges(item, window, entries.fresh, keep, cap, key)
-    low, high = np.empty(len(entries.ids), np.int64), np.empty(len(entries.ids), np.int64)
-    _window_ranges(entries.offsets, window, low, high)
-    return find_pairs(entries, entries, low, high, cap, key).both_ways()
+        return _kept_edges(item, window, side(ids, offsets, None, fresh, mode, "i2i item").fresh, keep, cap, key)
+    check_rows(ids, offsets, fresh, mode, "i2i item")
+    check_cap(cap, key)
+    new = ALL if mode == "all" or fresh is None else frozen(fresh)
+    pairs, counts = np.empty((2, window * len(ids)), np.int64), np.empty(len(offsets) - 1, np.int64)
+    n = _near(frozen(ids), frozen(offsets), new, window, counts, pairs)
+    return thinned(pairs, n, counts, cap, key).both_ways()
 
 
 def _kept_edges(
@@ -68,9 +74,20 @@ def _kept_edges(
 
 
 @numba.njit(cache=True, nogil=True)
-def _window_ranges(offsets: Positions, window: int, low: Positions, high: Positions) -> None:
-    """The older ends of entry ``k``: the ``window`` entries before it."""
+def _near(ids: Positions, offsets: Positions, fresh: Positions, window: int, counts: Positions, pairs: Positions) -> int:
+    """Write the pairs to ``pairs [2, window N]``, the newer end first, and how many each request has to ``counts [R]``.
+
+    Return how many there are. ``fresh [R]``, or none: all are new.
+    """
+    n = 0
     for row in range(len(offsets) - 1):
-        for k in range(offsets[row], offsets[row + 1]):
-            low[k] = max(offsets[row], k - window)
-            high[k] = k
+        before, first, end = n, offsets[row], offsets[row + 1]
+        for x in range(first if len(fresh) == 0 else end - min(max(fresh[row], 0), end - first), end):
+            if ids[x] == 0:
+                continue
+            # Each pair is written and the place moves on if it counts: which do is hard to guess for a processor's branches.
+            for y in range(max(first, x - window), x):
+                pairs[0, n], pairs[1, n] = x, y
+                n += (ids[y] != 0) & (ids[y] != ids[x])
+        counts[row] = n - before
+    return n

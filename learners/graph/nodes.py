@@ -6,17 +6,22 @@ Legend: ``U`` distinct ids of the type in a batch, ``N`` nodes (entries of lengt
 from __future__ import annotations
 
 import msgspec
+import numba
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from learners.edge_loss import LogQ, Nodes, edge_loss
+from learners.edge_loss import NONE, LogQ, Nodes, Rows, Scratch, edge_loss, edge_loss_plain
 from learners.gather import rows
-from learners.graph.biased import biased
 from learners.graph.edges import Edges, Positions
 from learners.models import ModelContext
 from learners.tables import Distinct, EmbeddingTable, Gathered, TableConfig
 from learners.tables.index import Keys
+from learners.tape import recording
 from negative_queues import IdQueue, draw_key
+
+Floats = npt.NDArray[np.float32]
 
 NOW, PAST, DRAWN = 0, 1, -1
 """Uses of a gather of graph vectors: candidates or current query, history, negatives."""
@@ -52,6 +57,7 @@ class GraphNodes:
         self.bias = self._table("bias", msgspec.structs.replace(options.table, dim=1)) if options.bias else None
         self.table = self.own or shared
         self.queue = IdQueue(options.queue)
+        self._scratch = Scratch()
 
     def _table(self, name: str, config: TableConfig) -> EmbeddingTable:
         return EmbeddingTable(f"{self.context.name}/{name}.{self.kind}", config, self.context.seed, self.context.device)
@@ -76,39 +82,103 @@ class GraphNodes:
             ts: event time of the batch, ms.
         """
         ids = vectors.keys
-        past, now, at = (vectors.places[use].cpu().numpy() for use in (PAST, NOW, DRAWN))
-        drawn = vectors.places[DRAWN]
-        if self.bias is None:
-            first = second = vectors.weight
-            negatives = rows(second, drawn)
-        else:
-            bias = self.bias.look_up(Distinct.of_distinct(ids), learn=True, ts=ts).weight  # [U, 1]
-            first, second, negatives = biased(vectors.weight, bias, drawn)
+        past, now, drawn = (vectors.places[use].cpu().numpy() for use in (PAST, NOW, DRAWN))
+        bias = None
+        if self.bias is not None:
+            bias = self.bias.look_up(Distinct.of_distinct(ids), learn=True, ts=ts).weight
         log_p = None if self.options.log_q == "none" else self.queue.log_probability(ids)
-        negative = Nodes(negatives, ids[at], None if log_p is None else log_p[at])
-        places = np.concatenate([past, now])[source]
-        return BatchNodes(Nodes(first, ids), Nodes(second, ids, log_p), negative, places, self.options)
+        places = np.empty(len(source), np.int64)
+        _places(past, now, source, places)
+        return BatchNodes(vectors.weight, bias, ids, drawn, log_p, places, self.options, self._scratch)
 
 
-class BatchNodes(msgspec.Struct, frozen=True):
-    """Nodes of one type in a batch: as first ends, as second ends, as negatives."""
+@numba.njit(cache=True, nogil=True)
+def _places(past: Positions, now: Positions, source: Positions, out: Positions) -> None:
+    """Write the places at ``source [N]`` of those of the history and, behind them, those of now."""
+    for node in range(len(source)):
+        at = source[node]
+        out[node] = past[at] if at < len(past) else now[at - len(past)]
 
-    first: Nodes
-    second: Nodes
-    negative: Nodes
-    places: Positions
-    """Row of each node among the ids of the batch, ``[N]``."""
-    options: NodeOptions
 
-    def loss(self, edges: Edges, to: BatchNodes) -> torch.Tensor:
-        """Return the mean softmax loss of edges from these nodes to others, with the others' negatives."""
-        rows = Edges(self.places[edges.anchor], to.places[edges.positive])
+class BatchNodes:
+    """Nodes of one type in a batch being learned.
+
+    Args:
+        vectors: of the distinct ids, ``[U, D]``, a leaf.
+        bias: theirs as second ends, ``[U, 1]``, a leaf; None where there is none.
+        ids: int64 ``[U]``.
+        drawn: rows of the negatives, int64 ``[M]``.
+        log_p: log probability of each id in one draw, ``[U]``; only for logQ.
+        places: row of each node, ``[N]``.
+        options: of the type.
+        scratch: of the type.
+    """
+
+    def __init__(
+        self,
+        vectors: Tensor,
+        bias: Tensor | None,
+        ids: Keys,
+        drawn: Positions,
+        log_p: Floats | None,
+        places: Positions,
+        options: NodeOptions,
+        scratch: Scratch,
+    ) -> None:
+        self.vectors, self.bias, self.ids, self.drawn, self.log_p, self.places = vectors, bias, ids, drawn, log_p, places
+        self.options, self.scratch = options, scratch
+        self._rows: Rows | None = None
+
+    def loss(self, edges: Edges, to: BatchNodes, weight: float) -> Tensor | float:
+        """Return the mean softmax loss of edges from these nodes to others, with the others' negatives.
+
+        On the CPU its gradients, times the weight, are with the leaves at once; elsewhere it is for autograd, unweighted.
+        """
+        if self.vectors.device.type != "cpu":
+            return self.plain_loss(edges, to)
         return edge_loss(
-            rows,
-            self.first,
-            to.second,
-            to.negative,
+            edges,
+            self._own_rows(),
+            to._own_rows(),
+            self.scratch,
+            weight=weight,
+            temperature=self.options.temperature,
+            log_q=self.options.log_q,
+        )
+
+    def plain_loss(self, edges: Edges, to: BatchNodes) -> Tensor:
+        """Return the same in plain torch, for autograd."""
+        first, second = self.vectors, to.vectors
+        if to.bias is not None:  # what is added to the product is one more component of it
+            first, second = torch.cat([first, torch.ones_like(first[:, :1])], 1), torch.cat([second, to.bias], 1)
+        drawn = torch.from_numpy(to.drawn).to(second.device)
+        negative = Nodes(rows(second, drawn), to.ids[to.drawn], None if to.log_p is None else to.log_p[to.drawn])
+        return edge_loss_plain(
+            Edges(self.places[edges.anchor], to.places[edges.positive]),
+            Nodes(first, self.ids),
+            Nodes(second, to.ids, to.log_p),
+            negative,
             one_type=self is to,
             temperature=self.options.temperature,
             log_q=self.options.log_q,
         )
+
+    def _own_rows(self) -> Rows:
+        if self._rows is None:
+            of_bias, bias = NONE, NONE
+            if self.bias is not None:
+                of_bias, bias = _sums(self.bias).reshape(-1), self.bias.detach().numpy().reshape(-1)
+            vectors = self.vectors.detach().numpy()
+            self._rows = Rows(vectors, bias, self.places, self.drawn, _sums(self.vectors), of_bias, self.log_p)
+        return self._rows
+
+
+def _sums(leaf: Tensor) -> Floats:
+    """Return the array in which the gradient by a leaf is summed: the tape's, else the one that autograd's backward adds to."""
+    tape = recording()
+    if tape is not None:
+        return tape.sums(leaf)
+    if leaf.grad is None:
+        leaf.grad = torch.zeros_like(leaf)
+    found: Floats = leaf.grad.numpy()
+    return found

@@ -6,7 +6,8 @@ kind.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 import numba
@@ -25,6 +26,8 @@ from negative_queues.draws import DrawKey, draw_key
 
 Bools = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.float32]
+Keyed = Callable[[str], DrawKey]
+"""The key of a purpose's draw."""
 
 
 class GraphConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -93,20 +96,20 @@ def subgraph(
         keep: item entries of the history that may have edges, bool ``[H]``; None keeps all (subsampling).
     """
 
-    def key(purpose: str) -> Any:
+    def key(purpose: str) -> DrawKey:
         return draw_key(seed, name, purpose, step)
 
-    items, item_source = item_nodes(batch, sequence, config.own)
+    items, item_source = item_nodes(batch, sequence, config.own, queries)
     if keep is not None:
         kept = np.concatenate([keep, np.ones(batch.n_candidates, bool)])[item_source]
         items = items._replace(keep=kept)
-    seeds = _seeds(batch, items, config.share_seed, key("seeds")) if queries else None
-    i2i = _i2i(batch, sequence, config, items, seeds, key("cap.i2i"))
+    seeds = _seeds(batch, items, config.share_seed, key) if queries else None
+    i2i = _i2i(batch, sequence, config, items, seeds, key)
     if not queries:
         return Subgraph(items, item_source, None, NO_POSITIONS, i2i, NO_EDGES, NO_EDGES, NO_EDGES)
     nodes, query_source = query_nodes(batch, config.own)
-    q2q = _q2q(batch, config, key("cap.q2q"))
-    q2i, i2q = _q2i(batch, sequence, config, items, key("cap.q2i"))
+    q2q = _q2q(batch, config, key)
+    q2i, i2q = _q2i(batch, sequence, config, items, key)
     return Subgraph(items, item_source, nodes, query_source, i2i, q2q, q2i, i2q)
 
 
@@ -117,7 +120,7 @@ def prepare_subgraph(batch: Batch, sequence: str, config: GraphConfig, *, querie
         batch: of which no step need be known.
         sequence, config, queries: as of :func:`subgraph`.
     """
-    items, _ = item_nodes(batch, sequence, config.own)
+    items, _ = item_nodes(batch, sequence, config.own, queries)
     if queries:
         query_nodes(batch, config.own)
     if config.cap is not None:
@@ -129,39 +132,44 @@ def prepare_subgraph(batch: Batch, sequence: str, config: GraphConfig, *, querie
         _q2i(batch, sequence, config, items, None)
 
 
-def _i2i(
-    batch: Batch, sequence: str, config: GraphConfig, items: TimedNodes, seeds: Bools | None, key: DrawKey | None
-) -> Edges:
+def _i2i(batch: Batch, sequence: str, config: GraphConfig, items: TimedNodes, seeds: Bools | None, key: Keyed | None) -> Edges:
     def make() -> Edges:
         kept = seeds if items.keep is None else items.keep if seeds is None else seeds & items.keep
-        return i2i_edges(items.ids, config.window, items.fresh, config.edges, config.cap, key, kept)
+        return i2i_edges(items.ids, config.window, items.fresh, config.edges, config.cap, _cap_key(config, key, "i2i"), kept)
 
     drawn = config.cap is not None or seeds is not None or items.keep is not None
     of = "i2i", sequence, config.own, config.window, config.edges
     return make() if drawn else batch.block.once(of, make)
 
 
-def _q2q(batch: Batch, config: GraphConfig, key: DrawKey | None) -> Edges:
+def _q2q(batch: Batch, config: GraphConfig, key: Keyed | None) -> Edges:
     def make() -> Edges:
         nodes, _ = query_nodes(batch, config.own)
-        return q2q_edges(nodes, config.timespan_ms, config.q2q_rule, config.edges, config.cap, key)
+        return q2q_edges(nodes, config.timespan_ms, config.q2q_rule, config.edges, config.cap, _cap_key(config, key, "q2q"))
 
     of = "q2q", config.own, config.timespan_ms, config.q2q_rule, config.edges
     return make() if config.cap is not None else batch.block.once(of, make)
 
 
-def _q2i(batch: Batch, sequence: str, config: GraphConfig, items: TimedNodes, key: DrawKey | None) -> tuple[Edges, Edges]:
+def _q2i(batch: Batch, sequence: str, config: GraphConfig, items: TimedNodes, key: Keyed | None) -> tuple[Edges, Edges]:
     def make() -> tuple[Edges, Edges]:
         nodes, _ = query_nodes(batch, config.own)
-        return q2i_edges(nodes, items, config.timespan_ms, config.q2i_rule, config.edges, config.cap, key)
+        return q2i_edges(
+            nodes, items, config.timespan_ms, config.q2i_rule, config.edges, config.cap, _cap_key(config, key, "q2i")
+        )
 
     of = "q2i", sequence, config.own, config.timespan_ms, config.q2i_rule, config.edges
     return make() if config.cap is not None or items.keep is not None else batch.block.once(of, make)
 
 
-def item_nodes(batch: Batch, sequence: str, own: bool) -> tuple[TimedNodes, Positions]:
-    """Return the item nodes of a batch, and where each stands in (history, candidates)."""
-    return batch.block.once(("item nodes", sequence, own), lambda: _item_nodes(batch, sequence, own))
+def _cap_key(config: GraphConfig, key: Keyed | None, kind: str) -> DrawKey | None:
+    return None if config.cap is None or key is None else key(f"cap.{kind}")
+
+
+def item_nodes(batch: Batch, sequence: str, own: bool, timed: bool) -> tuple[TimedNodes, Positions]:
+    """Return the item nodes of a batch, and where each stands in (history, candidates); untimed they have neither times nor
+    categories, which only edges with queries ask for."""
+    return batch.block.once(("item nodes", sequence, own, timed), lambda: _item_nodes(batch, sequence, own, timed))
 
 
 def query_nodes(batch: Batch, own: bool) -> tuple[TimedNodes, Positions]:
@@ -169,56 +177,80 @@ def query_nodes(batch: Batch, own: bool) -> tuple[TimedNodes, Positions]:
     return batch.block.once(("query nodes", own), lambda: _query_nodes(batch, own))
 
 
-def _item_nodes(batch: Batch, sequence: str, own: bool) -> tuple[TimedNodes, Positions]:
+def _item_nodes(batch: Batch, sequence: str, own: bool, timed: bool) -> tuple[TimedNodes, Positions]:
     history, candidates = batch.ragged(f"{sequence}.item"), batch.ragged(CANDIDATES)
-    labels = batch.values("candidate.label")
-    most = len(history.values) + (np.count_nonzero(labels > 0) if own else 0)
-    nodes = np.empty((4, most), np.int64)
-    offsets = np.empty(len(history.offsets), np.int64)
-    _clicked_behind(
-        history.offsets, history.values, batch.ids(f"{sequence}.ts"), batch.ids(f"{sequence}.category"),
-        candidates.offsets, candidates.values, labels, batch.ids("candidate.category"),
-        batch.ids("ts"), own, offsets, nodes,
+    labels, n_requests = batch.values("candidate.label"), batch.n_requests
+    most = len(history.values) + len(labels) * own
+    nodes, offsets, fresh = np.empty((2, most), np.int64), np.empty(n_requests + 1, np.int64), np.empty(n_requests, np.int64)
+    n = _clicked_behind(*history, batch.values(f"{sequence}.fresh"), *candidates, labels, own, offsets, fresh, nodes)
+    ids, source = nodes[:, :n]
+    if not timed:
+        return TimedNodes(Ragged(ids, offsets), NO_POSITIONS, None, fresh), source
+    ts, category = np.empty((2, n), np.int64)
+    _timed(
+        batch.ids(f"{sequence}.ts"), batch.ids(f"{sequence}.category"), batch.ids("candidate.category"), batch.ids("ts"),
+        source, offsets, ts, category,
     )  # fmt: skip
-    ids, ts, category, source = nodes
-    fresh = batch.block.column(f"{sequence}.fresh") + (np.diff(offsets) - np.diff(history.offsets))
     return TimedNodes(Ragged(ids, offsets), ts, category, fresh), source
 
 
 @numba.njit(cache=True, nogil=True)
 def _clicked_behind(
-    history: Positions,
     history_ids: Positions,
-    history_ts: Positions,
-    history_category: Positions,
-    candidates: Positions,
+    history: Positions,
+    history_fresh: npt.NDArray[np.int32],
     candidate_ids: Positions,
+    candidates: Positions,
     labels: Labels,
-    candidate_category: Positions,
-    request_ts: Positions,
     own: bool,
     offsets: Positions,
+    fresh: Positions,
     nodes: Positions,
-) -> None:
+) -> int:
     """Put the clicked candidates of each request behind its history, where they are ``own``.
 
-    Write ids, times, categories and places in (history, candidates) to ``nodes [4, N]``, and ``offsets [R + 1]``. A click came
-    after the request; when exactly is not in the sample, so it counts as 1 ms later.
+    Write ids and places in (history, candidates) to ``nodes [2, ..]``, ``offsets [R + 1]``, and how many of each request are
+    new, ``fresh [R]``; return how many nodes there are.
     """
     at = 0
-    for row in range(len(history) - 1):
+    for row in range(len(fresh)):
         offsets[row] = at
         for h in range(history[row], history[row + 1]):
-            nodes[0, at], nodes[1, at] = history_ids[h], history_ts[h]
-            nodes[2, at], nodes[3, at] = history_category[h], h
+            nodes[0, at], nodes[1, at] = history_ids[h], h
             at += 1
+        fresh[row] = history_fresh[row]
         if own:
             for c in range(candidates[row], candidates[row + 1]):
                 if labels[c] > 0:
-                    nodes[0, at], nodes[1, at] = candidate_ids[c], request_ts[row] + 1
-                    nodes[2, at], nodes[3, at] = candidate_category[c], len(history_ids) + c
+                    nodes[0, at], nodes[1, at] = candidate_ids[c], len(history_ids) + c
                     at += 1
-    offsets[len(offsets) - 1] = at
+                    fresh[row] += 1
+    offsets[len(fresh)] = at
+    return at
+
+
+@numba.njit(cache=True, nogil=True)
+def _timed(
+    history_ts: Positions,
+    history_category: Positions,
+    candidate_category: Positions,
+    request_ts: Positions,
+    source: Positions,
+    offsets: Positions,
+    ts: Positions,
+    category: Positions,
+) -> None:
+    """Write times and categories of the nodes, ``[N]``.
+
+    A click came after the request; when exactly is not in the sample, so it counts as 1 ms later.
+    """
+    for row in range(len(offsets) - 1):
+        for node in range(offsets[row], offsets[row + 1]):
+            at = source[node]
+            if at < len(history_ts):
+                ts[node], category[node] = history_ts[at], history_category[at]
+            else:
+                ts[node], category[node] = request_ts[row] + 1, candidate_category[at - len(history_ts)]
 
 
 def _query_nodes(batch: Batch, own: bool) -> tuple[TimedNodes, Positions]:
@@ -235,10 +267,10 @@ def _query_nodes(batch: Batch, own: bool) -> tuple[TimedNodes, Positions]:
     return TimedNodes(ids, ts, category, fresh), source
 
 
-def _seeds(batch: Batch, items: TimedNodes, share: float, key: Any) -> Bools | None:
+def _seeds(batch: Batch, items: TimedNodes, share: float, key: Keyed) -> Bools | None:
     if items.categories is None or not _has_seeds(batch, share):
         return None
-    return seed_mix(Ragged(items.categories, items.ids.offsets), batch.block.column("query_category"), share, key)
+    return seed_mix(Ragged(items.categories, items.ids.offsets), batch.block.column("query_category"), share, key("seeds"))
 
 
 def _has_seeds(batch: Batch, share: float) -> bool:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from learners.batch import CANDIDATES, Batch
+from learners.beside import beside
 from learners.crossed import crossed
 from learners.edge_loss import LogQ
 from learners.features import NO_KEYS, Encoded, Inputs, NetworkConfig
@@ -124,6 +125,7 @@ class EGIN(ClickNetwork):
             self.nodes[kind] = GraphNodes(kind, self._node_options(), self.inputs.tables[kind], context)
             self.tables.update(self.nodes[kind].tables)
         self.similar = torch.nn.ModuleDict({kind: self._sim_extract() for kind in kinds})
+        self.on_tape = not config.place_bias  # with it the click loss is of more than the MLP's logits
         self.place: PlaceBias | None = None
         if config.place_bias:
             self.place = PlaceBias(context, self.sequence, config.n_positions, config.table_rate, config.table_keep)
@@ -207,19 +209,21 @@ class EGIN(ClickNetwork):
     def _score(
         self, batch: Batch, encoded: Encoded, vectors: Mapping[str, Gathered], learn: bool, meanwhile: Task | None
     ) -> Forward:
-        items, encoder = vectors["item"], cast(SimExtract, self.similar["i2i"])
-        clicks = items.of(PAST)
-        offsets, candidates = batch.offsets(f"{self.sequence}.item"), batch.offsets(CANDIDATES)
-        slots = encoder.slots(items.of(NOW), clicks, offsets, candidates)
+        items, encoder = vectors["item"], self._similar("i2i")
+        clicks, candidates = batch.ragged(f"{self.sequence}.item").offsets, batch.ragged(CANDIDATES).offsets
+        slots = encoder.found(items, NOW, items, PAST, clicks, candidates)
         of_candidate, of_request = self._graph_inputs(batch, items)
         candidate = [*encoded.candidate, *encoded.products, SlotPart(encoder, slots), *of_candidate]
         request = [encoded.request, *of_request]
         if self.has_queries:
-            queries = vectors["query"]
-            query = queries.of(NOW)
-            request.append(self.similar["q2q"](query, queries.of(PAST), batch.offsets(f"{QUERY}.id")))
-            request.append(self.similar["q2i"](query, clicks, offsets))
-        return clicked(self.mlp, candidate, torch.cat(request, 1), batch, learn, meanwhile)
+            queries, one_each = vectors["query"], np.arange(batch.n_requests + 1)
+            for kind, past, offsets in (("q2q", queries, batch.ragged(f"{QUERY}.id").offsets), ("q2i", items, clicks)):
+                encoder = self._similar(kind)
+                request.append(encoder.embed(encoder.found(queries, NOW, past, PAST, offsets, one_each)))
+        return clicked(self.mlp, candidate, beside(request), batch, learn, meanwhile)
+
+    def _similar(self, kind: str) -> SimExtract:
+        return cast(SimExtract, self.similar[kind])
 
     def _graph_inputs(self, batch: Batch, items: Gathered) -> tuple[list[Part], list[Tensor]]:
         """Return what belongs to a candidate, the target and its products with mean and newest of the history, and what belongs
@@ -231,17 +235,20 @@ class EGIN(ClickNetwork):
         history = crossed(batch, items, PAST, f"{self.sequence}.item", newest=True)
         return [distinct(items), Part(history.candidate)], [history.request]
 
-    def _graph(self, batch: Batch, vectors: Mapping[str, Gathered], step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _graph(
+        self, batch: Batch, vectors: Mapping[str, Gathered], step: int
+    ) -> tuple[dict[str, Tensor | float], dict[str, float]]:
         """Return the edge losses, and figures."""
         name, seed, config = self.context.name, self.context.seed, self.config
         keep = self._subsampled(batch, step)
         graph = subgraph(batch, self.sequence, config.edges, seed, name, step, queries=self.has_queries, keep=keep)
         items = self.nodes["item"].nodes(vectors["item"], graph.item_source, batch.newest_ts)
-        losses = {"i2i": items.loss(graph.i2i, items)}
+        losses = {"i2i": items.loss(graph.i2i, items, config.alpha)}
         if self.has_queries:
             queries = self.nodes["query"].nodes(vectors["query"], graph.query_source, batch.newest_ts)
-            losses["q2q"] = queries.loss(graph.q2q, queries)
-            losses["q2i"] = (queries.loss(graph.q2i, items) + items.loss(graph.i2q, queries)) / 2
+            losses["q2q"] = queries.loss(graph.q2q, queries, config.beta)
+            there, back = queries.loss(graph.q2i, items, config.gamma / 2), items.loss(graph.i2q, queries, config.gamma / 2)
+            losses["q2i"] = (there + back) / 2
         n = max(batch.n_requests, 1)
         edges = {"i2i": graph.i2i.n_edges, "q2q": graph.q2q.n_edges, "q2i": graph.q2i.n_edges + graph.i2q.n_edges}
         stats = {f"edges.{kind}": edges[kind] / n for kind in losses}

@@ -15,6 +15,7 @@ from learners.batch import Batch
 from learners.checks import PLAIN_SCHEMA, SCHEMA, Case, random_block, replaced
 from learners.graph.append import lengthened, where
 from learners.graph.fresh import fresh_entries
+from learners.graph.nodes import BatchNodes
 from learners.graph.subgraph import GraphConfig, Subgraph, subgraph
 from learners.models.egin import EGIN
 from learners.network import NeuralLearner
@@ -194,9 +195,56 @@ def test_nodes_are_the_ids_asked_for_whether_they_have_a_row_or_not(options: dic
     vectors = nodes.table.gather(*asked, learn=True, ts=newest)
     batch = nodes.nodes(vectors, np.arange(len(asked[1]) + len(asked[0])), newest)
     for use, ids in enumerate(asked):
-        np.testing.assert_array_equal(batch.first.ids[vectors.places[use].numpy()], ids)
-    np.testing.assert_array_equal(batch.negative.ids, drawn)
-    assert len(batch.first.rows) == len(batch.second.rows) == len(batch.first.ids)
+        np.testing.assert_array_equal(batch.ids[vectors.places[use].numpy()], ids)
+    np.testing.assert_array_equal(batch.ids[batch.drawn], drawn)
+    np.testing.assert_array_equal(batch.ids[batch.places], np.concatenate([asked[1], asked[0]]))
+    assert len(batch.vectors) == len(batch.ids)
+
+
+LEARNED = {
+    **{
+        name: SWITCHES[name]
+        for name in SWITCHES
+        if name not in ("tiny queue", "rows by chance", "rows expire", "rows give way")
+    },
+    "shared, no bias, standard logQ": {"graph_table": "shared", "node_bias": False, "log_q": "standard", "temperature": 0.3},
+    "shared, frozen": {"graph_table": "shared", "graph_inputs": "frozen"},
+    "shared, off, corrected logQ": {"graph_table": "shared", "graph_inputs": "off", "log_q": "corrected", "alpha": 2.0},
+    "no queries, no bias": {"queries": False, "node_bias": False, "log_q": "corrected", "temperature": 2.0},
+    "place bias": {"place_bias": True},
+}
+
+
+@pytest.mark.parametrize("switch", LEARNED)
+def test_a_step_learns_what_plain_torch_does(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tape and the compiled losses against autograd and the plain ones, whatever is switched; with requests that have no
+    history, blocks without an edge, and the first step, whose queues are empty."""
+    options = {"alpha": 0.5, "beta": 0.7, "gamma": 1.5, "hidden": (24, 8), **LEARNED[switch]}
+    blocks = [random_block(SCHEMA, 40, seed=seed, n_items=60) for seed in range(4)]
+    blocks += [random_block(SCHEMA, 9, seed=7, max_history=0, n_items=60), search(clicked=False)]
+    ours, theirs = (Case("egin", options).build() for _ in range(2))
+    assert egin(theirs).on_tape == ("place_bias" not in options)
+    egin(theirs).on_tape = False
+    for block in blocks:
+        scores, stats = ours.predict_learn(block)
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchNodes, "loss", lambda first, edges, second, weight: first.plain_loss(edges, second))
+            expected, others = theirs.predict_learn(block)
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+        assert stats.keys() == others.keys()
+        for name, value in stats.items():
+            assert value == pytest.approx(others[name], rel=1e-4, abs=1e-6), name
+        state, other_state = ours.state(), theirs.state()
+        assert state.keys() == other_state.keys()
+        for name, array in state.items():
+            if array.dtype != np.float32:
+                np.testing.assert_array_equal(array, other_state[name], err_msg=name)
+            elif not name.startswith("network."):  # Adam's moments are sums of gradients, Adagrad's of their squares
+                scale = np.abs(other_state[name]).max(initial=1e-12)
+                np.testing.assert_allclose(array / scale, other_state[name] / scale, atol=1e-3, err_msg=name)
+    if options.get("graph", True):
+        assert stats["loss.i2i"] >= 0
+        assert ours.predict_learn(blocks[0])[1]["loss.i2i"] > 0
 
 
 def test_joint_loss_written_out() -> None:

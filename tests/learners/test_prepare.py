@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from learners.batch import Batch
 from learners.checks import PLAIN_SCHEMA, SCHEMA, Case, random_block
-from learners.graph.biased import biased, biased_plain
 from learners.learner import Learner, State
 from learners.models import BUILT_IN
 from learners.samples import SampleSchema
@@ -147,20 +146,3 @@ def test_tables_looked_up_together_learn_as_each_alone(
     assert not unlearned.requires_grad
     with pytest.raises(RuntimeError, match="needs a look_up"):
         together.apply_gradients()
-
-
-@given(n=st.integers(1, 6), drawn=st.lists(st.integers(0, 5), max_size=8), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=40)
-def test_biased_vectors_equal_their_torch_form(n: int, drawn: list[int], seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    at = torch.tensor([d % n for d in drawn], dtype=torch.long)
-    leaves = [torch.randn(n, dim, generator=generator, requires_grad=True) for dim in (3, 1)]
-    vectors, bias = (leaf.detach().clone().requires_grad_() for leaf in leaves)
-    found, expected = biased(vectors, bias, at), biased_plain(leaves[0], leaves[1], at)
-    for one, two in zip(found, expected, strict=True):
-        assert torch.equal(one, two)
-    grads = [torch.randn(each.shape, generator=generator) for each in expected]
-    torch.autograd.backward(found, grads)
-    torch.autograd.backward(expected, grads)
-    for one, two in zip((vectors, bias), leaves, strict=True):
-        torch.testing.assert_close(one.grad, two.grad)

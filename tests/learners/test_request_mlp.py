@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from learners import mlp_passes, mlp_ranges, request_mlp
+from learners import mlp_passes, mlp_ranges, mlp_slots, request_mlp
 from learners.batch import Batch
 from learners.checks import random_block
 from learners.click_loss import click_loss
@@ -301,3 +301,45 @@ def test_what_a_step_made_is_gone_with_the_step_without_a_search_for_cycles(monk
         assert made[0]() is None
     finally:
         gc.enable()
+
+
+@given(
+    n=st.integers(0, 30), k=st.integers(1, 4), dim=st.integers(1, 12), width=st.sampled_from([1, 7, 40]),
+    n_ranges=st.integers(1, 3), placed=st.booleans(), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+@settings(deadline=None, max_examples=40)
+def test_pairs_of_slot_and_row_that_occur_contribute_and_learn_as_all_would(
+    n: int, k: int, dim: int, width: int, n_ranges: int, placed: bool, seed: int
+) -> None:
+    """Against the product over all pairs; what does not occur has no gradient, and is neither written nor read."""
+    rng, n_bins, most = np.random.default_rng(seed), 5, 6
+    filled = np.arange(k) < rng.integers(0, k + 1, n)[:, None]
+    bins = np.where(filled, rng.choice([0, 1, 2, 3, 4, 6], (n, k)), n_bins)
+    positions = np.where(filled, rng.integers(1, most + 1, (n, k)), 0)
+    n_rows = n_bins + 2 + placed * (most + 1)
+    pairs = mlp_slots.occurring(bins, positions, n_bins, n_bins + 2 if placed else -1, n_rows)
+    occurs = np.zeros((n_rows, k), bool)
+    for slot in range(k):
+        occurs[pairs.rows[pairs.ends[slot] : pairs.ends[slot + 1]], slot] = True
+    taken = {(row, slot) for slot in range(k) for row in (*bins[:, slot], n_bins)}
+    taken |= {(n_bins + 2 + row, slot) for slot in range(k) for row in (*positions[:, slot], 0) if placed}
+    assert set(zip(*np.nonzero(occurs), strict=True)) == taken
+    table = torch.from_numpy(rng.standard_normal((n_rows, dim), np.float32)).requires_grad_()
+    w = torch.from_numpy(rng.standard_normal((width, k * dim + 3), np.float32)).requires_grad_()
+    own = w[:, 2 : 2 + k * dim]
+    expected = torch.einsum("td,wkd->tkw", table, own.reshape(width, k, dim))
+    found = np.full((n_rows, k * width), np.nan, np.float32)
+    mlp_slots.slots_forward(table.detach().numpy(), own.detach().numpy(), pairs, found)
+    by_pair = found.reshape(n_rows, k, width)
+    np.testing.assert_allclose(by_pair[occurs], expected.detach().numpy()[occurs], rtol=1e-4, atol=1e-5)
+    assert np.isnan(by_pair[~occurs]).all()
+    of_slots = rng.standard_normal((n_ranges, n_rows, k, width)).astype(np.float32)
+    of_slots[:, ~occurs] = np.nan
+    torch.autograd.backward(expected, torch.from_numpy(np.nan_to_num(of_slots).sum(0)))
+    of_table, of_w = np.empty((n_rows, dim), np.float32), np.zeros((width, k * dim + 3), np.float32)
+    by_range = of_slots.reshape(n_ranges, n_rows, k * width)
+    mlp_slots.slots_backward(table.detach().numpy(), own.detach().numpy(), pairs, by_range, of_table, of_w[:, 2 : 2 + k * dim])
+    assert table.grad is not None
+    assert w.grad is not None
+    np.testing.assert_allclose(of_table, table.grad, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(of_w, w.grad, rtol=1e-3, atol=1e-4)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from learners.sim_extract import SimExtract, Slots, sim_extract, sim_extract_torch
+from learners.tables import EmbeddingTable, TableConfig
 
 FORMS = pytest.mark.parametrize("form", [sim_extract, sim_extract_torch])
 
@@ -121,6 +122,23 @@ def test_a_target_does_not_feel_its_neighbours() -> None:
         alone = sim_extract(target[row : row + 1], part, offsets(len(part)))
         for one, all_of in zip(alone, together, strict=True):
             assert torch.equal(one[0], all_of[row])
+
+
+def test_by_place_is_as_if_gathered() -> None:
+    """Of distinct vectors that both sides, or two tables, share; lengths on both sides of a whole eight; an empty history."""
+    module, table, other = (
+        SimExtract(k=4),
+        EmbeddingTable("items", TableConfig(dim=16)),
+        EmbeddingTable("q", TableConfig(dim=16)),
+    )
+    rng, lengths = np.random.default_rng(0), (7, 0, 8, 9, 40)
+    past, now = rng.integers(1, 30, sum(lengths)), rng.integers(1, 30, 15)
+    items, queries = table.gather(now, past), other.gather(now)
+    own, targets = offsets(*lengths), offsets(3, 3, 3, 3, 3)
+    for gathered, target in ((items, items), (items, queries)):
+        found = module.found(target, 0, gathered, 1, own.numpy(), targets.numpy())
+        for one, two in zip(found, module.slots(target.of(0), gathered.of(1), own, targets), strict=True):
+            assert torch.equal(one, two)
 
 
 def test_module_adds_bin_and_position_per_slot() -> None:

@@ -1,0 +1,181 @@
+"""What rows of slot embeddings contribute to the first layer of :class:`learners.request_mlp.RequestMLP`, and back.
+
+A row contributes another vector in each slot, and of all pairs of a row and a slot a batch has less than half: histories are
+short, similarities alike. Only those that occur are computed; they lie slot by slot, so that a slot's weights serve all of its
+rows.
+
+Legend: ``T`` rows of the tables, bins and then positions, ``d`` their width, ``k`` slots, ``P`` pairs of a row and a slot that
+occur, ``W`` width of the layer, ``C`` candidates.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from learners.blas import SGEMM, product
+from learners.flat import LINE
+from learners.lanes import dot
+
+__all__ = ["Occurring", "occurring", "slots_backward", "slots_forward"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+class Occurring(NamedTuple):
+    """Which rows some candidate takes in which slot, or would take in a slot that is empty."""
+
+    rows: Ints
+    """Slot by slot, ``[P]``."""
+    ends: Ints
+    """Where the rows of a slot begin, and where the last one's end, ``[k + 1]``."""
+
+
+def occurring(bins: Ints, positions: Ints, n_bins: int, first_position: int, n_rows: int) -> Occurring:
+    """Return the pairs that occur.
+
+    Args:
+        bins: ``[C, k]``; ``n_bins`` is an empty slot, behind which all are empty.
+        positions: ``[C, k]``.
+        n_bins: see above.
+        first_position: row of position 0; -1 where positions have no embedding.
+        n_rows: ``T``.
+    """
+    k = bins.shape[1]
+    rows, ends = np.empty(k * n_rows, np.int64), np.empty(k + 1, np.int64)
+    _occurring(bins, positions, n_bins, first_position, np.zeros((k, n_rows), np.bool_), rows, ends)
+    return Occurring(rows[: ends[k]], ends)
+
+
+def slots_forward(table: Floats, w: Floats, pairs: Occurring, contribution: Floats) -> None:
+    """Write what the rows of ``table [T, d]`` contribute in the slots they occur in to ``contribution [T, k W]``, of the slots'
+    weights ``w [W, k d]``; what other pairs have there stays."""
+    n = len(pairs.rows)
+    taken, made = _scratch((n, table.shape[1]), (n, len(w)))
+    _forward(SGEMM, table, w, pairs.rows, pairs.ends, taken, made, contribution)
+
+
+def slots_backward(table: Floats, w: Floats, pairs: Occurring, of_slots: Floats, of_table: Floats, of_w: Floats) -> None:
+    """Go back through :func:`slots_forward`.
+
+    Args:
+        table: as forward.
+        w: as forward.
+        pairs: as forward.
+        of_slots: gradients by the contributions, ``[ranges, T, k W]``, summed in their order; those of pairs that do not occur
+            are not read.
+        of_table: takes the gradient of the table.
+        of_w: takes that of ``w``.
+    """
+    n, wide, width = len(pairs.rows), w.shape[1], len(w)
+    taken, grad, turned, of_turned = _scratch((n, table.shape[1]), (n, width), (wide, width), (wide, width))
+    _backward(SGEMM, table, w, pairs.rows, pairs.ends, of_slots, taken, grad, turned, of_turned, of_table, of_w)
+
+
+def _scratch(*shapes: tuple[int, int]) -> list[Floats]:
+    """Return matrices from a cache line on each: the bits of a product depend on where its factors lie."""
+    ends = list(itertools.accumulate((-(-n * width // LINE) * LINE for n, width in shapes), initial=0))
+    floats: Floats = torch.empty(ends[-1]).numpy()
+    return [floats[at : at + n * width].reshape(n, width) for at, (n, width) in zip(ends, shapes, strict=False)]
+
+
+@numba.njit(cache=True, nogil=True)
+def _occurring(
+    bins: Ints, positions: Ints, n_bins: int, first_position: int, seen: npt.NDArray[np.bool_], rows: Ints, ends: Ints
+) -> None:
+    k = bins.shape[1]
+    for slot in range(k):
+        seen[slot, n_bins] = True
+        if first_position >= 0:
+            seen[slot, first_position] = True
+    for c in range(len(bins)):
+        for slot in range(k):
+            if bins[c, slot] == n_bins:
+                break
+            seen[slot, bins[c, slot]] = True
+            if first_position >= 0:
+                seen[slot, first_position + positions[c, slot]] = True
+    n = 0
+    for slot in range(k):
+        ends[slot] = n
+        for row in range(seen.shape[1]):
+            if seen[slot, row]:
+                rows[n] = row
+                n += 1
+    ends[k] = n
+
+
+@numba.njit(cache=True, nogil=True)
+def _take(table: Floats, rows: Ints, out: Floats) -> None:
+    for pair in range(len(rows)):
+        for d in range(table.shape[1]):
+            out[pair, d] = table[rows[pair], d]
+
+
+@numba.njit(cache=True, nogil=True)
+def _forward(sgemm: int, table: Floats, w: Floats, rows: Ints, ends: Ints, taken: Floats, made: Floats, out: Floats) -> None:
+    width, dim = w.shape[0], table.shape[1]
+    _take(table, rows, taken)
+    for slot in range(len(ends) - 1):
+        first, last = ends[slot], ends[slot + 1]
+        product(sgemm, taken[first:last], False, w[:, slot * dim : (slot + 1) * dim], True, made[first:last], False)
+        for pair in range(first, last):
+            _copy(made[pair], out[rows[pair], slot * width : (slot + 1) * width])
+
+
+@numba.njit(cache=True, nogil=True)
+def _backward(
+    sgemm: int,
+    table: Floats,
+    w: Floats,
+    rows: Ints,
+    ends: Ints,
+    of_slots: Floats,
+    taken: Floats,
+    grad: Floats,
+    turned: Floats,
+    of_turned: Floats,
+    of_table: Floats,
+    of_w: Floats,
+) -> None:
+    """``taken [P, d]``, ``grad [P, W]``, ``turned`` and ``of_turned [k d, W]`` are scratch, at a cache line each."""
+    width, dim = w.shape[0], table.shape[1]
+    _take(table, rows, taken)
+    _turn(w, turned)
+    of_table[:] = 0
+    for slot in range(len(ends) - 1):
+        first, last, at = ends[slot], ends[slot + 1], slot * width
+        weights, of_weights = turned[slot * dim : (slot + 1) * dim], of_turned[slot * dim : (slot + 1) * dim]
+        for pair in range(first, last):
+            _copy(of_slots[0, rows[pair], at : at + width], grad[pair])
+            for part in range(1, len(of_slots)):
+                _add(of_slots[part, rows[pair], at : at + width], grad[pair])
+            for d in range(dim):
+                of_table[rows[pair], d] += dot(grad[pair], weights[d])
+        product(sgemm, taken[first:last], True, grad[first:last], False, of_weights, False)  # the other way round is slow
+    _turn(of_turned, of_w)
+
+
+@numba.njit(cache=True, nogil=True)
+def _turn(matrix: Floats, out: Floats) -> None:
+    for i in range(matrix.shape[0]):
+        for j in range(matrix.shape[1]):
+            out[j, i] = matrix[i, j]
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy(row: Floats, out: Floats) -> None:
+    for i in range(len(row)):
+        out[i] = row[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _add(row: Floats, out: Floats) -> None:
+    for i in range(len(row)):
+        out[i] += row[i]
