@@ -6,7 +6,7 @@ Legend: ``N`` keys asked for, ``U`` distinct ones among them, ``D`` dim.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -68,6 +68,8 @@ class EmbeddingTable:
 
     Attributes:
         index: rows, counts and ages; append to its ``on_evict`` to be told of the keys that leave.
+        on_load: called when the table has become another, by :meth:`load_state` or :meth:`apply_delta`: rows that were looked
+            up before may be other keys' now.
     """
 
     def __init__(self, name: str, config: TableConfig, seed: int = 0, device: str = "cpu", shard: Shard = WHOLE) -> None:
@@ -79,6 +81,7 @@ class EmbeddingTable:
         self._seed = self.seed_of(name, seed)
         admission = admission_of(config, self._seed)
         self.index = RowIndex(name, config.max_rows, rarest=config.evict == "rarest", admission=admission)
+        self.on_load: list[Callable[[], None]] = []
         self._pending: _Pending | None = None
         self._swept_ts = 0
         self._mark = Mark(name, self.index)
@@ -315,6 +318,8 @@ class EmbeddingTable:
 
     def _put(self, rows: slice | Rows, state: Mapping[str, npt.NDArray[Any]]) -> None:
         self._pending = None
+        for forget in self.on_load:
+            forget()
         self._lengthen()
         self._swept_ts = int(state.get("swept_ts", 0))
         self.columns.put(rows, state)

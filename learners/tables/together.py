@@ -89,6 +89,12 @@ class Together:
         self._compiled = self._device.type == "cpu" and plain and one_step
         self._held = _Held()
         self._pending: tuple[torch.Tensor, Rows, Keys] | None = None
+        for table in self.tables:
+            table.on_load.append(self._forget)
+
+    def _forget(self) -> None:
+        """Let go of what was looked up: a table has become another."""
+        self._pending, self._held = None, _Held()
 
     def look_up(self, asked: Asked, *, learn: bool = False, ts: int = 0) -> torch.Tensor:
         """Return the vectors of the keys asked for, ``[U, D]``; arguments as of :meth:`EmbeddingTable.look_up`."""
