@@ -152,7 +152,7 @@ class Together:
         arrays: list[Any] = []
         for table in self.tables:
             index, columns = table.index, table.columns
-            arrays += (index.slots, index.times.first, *columns.arrays)
+            arrays += (index.slots, index.times.first, index.changed, *columns.arrays)
         if not self._held.same(arrays):
             self._held = _Held(self.tables, arrays)
         return self._held if self._held.fits else None
@@ -164,7 +164,8 @@ class _Held:
     def __init__(self, tables: Sequence[EmbeddingTable] = (), arrays: Sequence[Any] = ()) -> None:
         self._arrays = arrays
         times = [table.index.times for table in tables]
-        self.fits = bool(tables) and len({each.wide for each in times}) == 1 and all(each.begun for each in times)
+        kinds = {(table.index.times.wide, table.index.changed.strides) for table in tables}  # of arrays: a call takes one
+        self.fits = len(kinds) == 1 and all(each.begun for each in times)
         if self.fits:
             self.views = _listed([table.index.view(table.columns.arrays[0]) for table in tables])
             self.accumulated = _listed([table.columns.arrays[1] for table in tables])
