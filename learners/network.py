@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from learners.samples import SampleBlock
 from learners.tables import EmbeddingTable
 from learners.tape import Tape
 from learners.threads import Task, held
+from negative_queues import LossNotFiniteError
 
 
 class Forward(NamedTuple):
@@ -125,7 +127,12 @@ class NeuralLearner(Learner):
         return self.predict_learn(block)[1]
 
     def predict_learn(self, block: SampleBlock) -> tuple[Scores, Stats]:
-        """Score and learn with one forward pass."""
+        """Score and learn with one forward pass.
+
+        Raises:
+            LossNotFiniteError: the click loss is NaN or infinite; no layer and no vector has changed then, only what
+                looking the block up has admitted and counted.
+        """
         with contextlib.nullcontext() if self.network.uses_torch_threads else held():
             return self._step(block)
 
@@ -136,6 +143,7 @@ class NeuralLearner(Learner):
         before = (0, 0) if vectors is None else vectors.look_ups()
         out: Forward = self.network(batch, learn=True, step=self.step)
         click = click_loss(out.logits.detach(), batch.labels, batch.weights) if out.click is None else out.click
+        _check_loss(click.loss)
         weights = self.network.loss_weights()
         parts = {name: loss for name, loss in out.losses.items() if isinstance(loss, Tensor) and loss.requires_grad}
         self.optimiser.zero_grad()
@@ -155,6 +163,7 @@ class NeuralLearner(Learner):
         with Tape() as tape:
             out = self.network.forward(batch, learn=True, step=self.step)
             assert out.click is not None, "on a tape an MLP learns, and says the loss"
+            _check_loss(out.click.loss)
             tape.back()  # tables take their step in it
         optimiser.step_with(tape.parameters, tape.flats)
         self.network.after(batch, self.step)
@@ -238,6 +247,12 @@ def clicked(
         return Forward(mlp(candidate, request, batch.request_of()))
     logits, click = mlp.learn(candidate, request, batch.request_of(), batch.labels, batch.weights, meanwhile)
     return Forward(logits, click=click)
+
+
+def _check_loss(click: float) -> None:
+    """Refuse to learn from a click loss that is no number: it would make one of every weight that it reaches."""
+    if not math.isfinite(click):
+        raise LossNotFiniteError(f"loss.click is {click}")
 
 
 def _part(state: Mapping[str, npt.NDArray[Any]], prefix: str) -> State:

@@ -233,16 +233,18 @@ class Replay:
         """Learn a batch; under ``immediate`` score it first, in the same forward pass."""
         if self.delayed:
             for entrant in self.entrants:
-                with self._profile.stage(f"learn {entrant.name}"):
-                    entrant.learn(batch.block)
-                self._check(entrant, None, batch.block)
+                with self._telling_where(batch.block):
+                    with self._profile.stage(f"learn {entrant.name}"):
+                        entrant.learn(batch.block)
+                    check_step(entrant.name, None, entrant.stats)
         else:
             self._rank_drawn(batch.block)
             scores = []
             for entrant in self.entrants:
-                with self._profile.stage(f"predict and learn {entrant.name}"):
-                    scores.append(entrant.predict_learn(batch.block))
-                self._check(entrant, scores[-1], batch.block)
+                with self._telling_where(batch.block):
+                    with self._profile.stage(f"predict and learn {entrant.name}"):
+                        scores.append(entrant.predict_learn(batch.block))
+                    check_step(entrant.name, scores[-1], entrant.stats)
             self._uncounted.append((batch.block, scores))
         batch.block.forget()
         self.batches += 1
@@ -250,10 +252,11 @@ class Replay:
         self.ts = batch.order_due
         self._learned = batch.places
 
-    def _check(self, entrant: Entrant, scores: Scores | None, block: SampleBlock) -> None:
+    @contextlib.contextmanager
+    def _telling_where(self, block: SampleBlock) -> Iterator[None]:
         """End the run where a model's numbers are none any more: nothing heals them, and no checkpoint of them is written."""
         try:
-            check_step(entrant.name, scores, entrant.stats)
+            yield
         except GuardError as error:
             raise GuardError(
                 f"{error} at step {self.batches + 1}, requests {self.requests + 1:,} to {self.requests + len(block):,} of the "
