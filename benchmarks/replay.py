@@ -32,12 +32,13 @@ import numpy as np
 
 from learners.samples import Ragged, SampleBlock, SampleSchema
 from stream_app.config import Layer, RunConfig, read_layer, resolve
+from stream_app.entrants import build_entrants
 from stream_app.inspect import JOINER
 from stream_app.join import join_log
 from stream_app.launch import set_threads, with_defaults
 from stream_app.log_config import joined_layers, log_layers, write_joined, write_log_config
 from stream_app.profile import Profile
-from stream_app.replay import Replay, Step, build_entrants
+from stream_app.replay import Replay, Step
 from stream_app.sample_sources import JoinedSource, Source, open_source
 from stream_app.samples_reader import Place, Range, SampleReader
 from stream_app.simulate.options import SimulateOptions
