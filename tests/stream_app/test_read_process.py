@@ -107,6 +107,16 @@ def test_batches_are_those_of_joining_in_the_process(raw: Path) -> None:
 
 
 @TWO_CORES
+def test_a_run_goes_on_by_seq_whatever_the_numbers_of_blocks_are(raw: Path) -> None:
+    """As in a log that has grown since, where records are joined in other pieces."""
+    config = config_of(raw)
+    (whole,), _ = both_ways(raw, config, beginning())
+    moved = tuple(msgspec.structs.replace(place, position=10**6) for place in whole[10].places)
+    for (rest,) in both_ways(raw, config, moved):
+        assert told(rest) == told(whole[11:])
+
+
+@TWO_CORES
 def test_who_joins_where(raw: Path) -> None:
     config = config_of(raw)
     with open_log(raw) as log:
