@@ -54,8 +54,9 @@ def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_up_log(tmp_path_factory.mktemp("little") / "log", 300, join=False)
 
 
-def config_of(folder: Path, **join: Any) -> RunConfig:
-    return resolve([*log_layers(folder), Layer("test", {"join": join, "replay": {"batch_requests": BATCH}})])
+def config_of(folder: Path, span: tuple[int | None, int | None] = (None, None), **join: Any) -> RunConfig:
+    replay = {"batch_requests": BATCH} | {name: ts for name, ts in zip(("from", "to"), span, strict=True) if ts is not None}
+    return resolve([*log_layers(folder), Layer("test", {"join": join, "replay": replay})])
 
 
 @contextlib.contextmanager
@@ -103,6 +104,17 @@ def test_batches_are_those_of_joining_in_the_process(raw: Path) -> None:
     learned, shown = inside[0][10].places, inside[0][30].places
     beside, inside = both_ways(raw, config, learned, shown)
     assert [len(stream) for stream in inside] == [REQUESTS // BATCH - 11, REQUESTS // BATCH - 31]
+    assert [told(stream) for stream in beside] == [told(stream) for stream in inside]
+
+
+@TWO_CORES
+def test_a_range_is_that_of_joining_in_the_process(raw: Path) -> None:
+    (whole,), _ = both_ways(raw, config_of(raw), beginning())
+    first, last = (int(whole[at].block.column("ts")[0]) for at in (20, 50))
+    beside, inside = both_ways(raw, config_of(raw, (first, last)), beginning(), beginning())
+    shown = [ts for batch in inside[0] for ts in batch.block.column("ts").tolist()]
+    assert first <= min(shown) <= max(shown) < last
+    assert len(shown) > 20 * BATCH
     assert [told(stream) for stream in beside] == [told(stream) for stream in inside]
 
 
