@@ -267,10 +267,11 @@ class RowIndex:
         """Become the index that returned ``state``; the layout of the slots may differ, which nothing can see.
 
         Raises:
-            ValueError: it holds more than ``max_rows``.
+            ValueError: it holds more than ``max_rows``, or another sketch; nothing has changed then.
         """
         n = len(state["key"])
         self._check_rows(n)
+        self.admission.load_state(state)  # which may refuse, and then nothing has changed
         self._allocate(n)
         self.put(slice(0, n), n, state)
 
@@ -278,16 +279,16 @@ class RowIndex:
         """Take the ``rows`` of a state of ``n`` rows, and all of it that is no row's.
 
         Raises:
-            ValueError: ``n`` is more than ``max_rows``.
+            ValueError: ``n`` is more than ``max_rows``, or the times are another table's; nothing has changed then.
         """
         self._check_rows(n)
         self._grow(n)
+        self.times.put_codes(rows, state["first"], state["last"], state["ts_base"])
+        self.admission.load_state(state)
         self.n = n
         self.keys[rows], self.count[rows] = state["key"], state["count"]
-        self.times.put_codes(rows, state["first"], state["last"], state["ts_base"])
         self.free = np.array(state["free"], np.int32)
         self.evicted_total = int(state["evicted_total"])
-        self.admission.load_state(state)
         probing.rebuild(self.slots, self.keys, n)
 
     def _check_rows(self, n: int) -> None:

@@ -109,3 +109,28 @@ def test_memory_for_a_delta_is_reserved_beforehand() -> None:
     assert copies.lacks({"t": table.delta(mark)}) == {}
     again = copies.take({"t": table.delta(mark)})["t"]
     assert all(np.shares_memory(held[name], again[name]) for name in ("key", "weight", "rows"))
+
+
+def test_a_state_that_does_not_fit_changes_nothing() -> None:
+    table, other = (EmbeddingTable("t", TableConfig(dim=2, admit_after=2, sketch_cells=cells)) for cells in (16, 32))
+    for each, n in ((table, 9), (other, 3_000)):
+        for ts in range(2):
+            each.update(np.arange(1, n), torch.ones(n - 1, 2), TS + ts)
+    before = {name: np.array(array) for name, array in table.state().items()}
+    with pytest.raises(ValueError, match="sketch_cells"):
+        table.load_state(other.state())
+    for name, array in table.state().items():
+        assert np.array_equal(array, before[name]), name
+
+
+def test_a_delta_of_another_table_changes_nothing() -> None:
+    table, other = (EmbeddingTable("t", TableConfig(dim=2)) for _ in range(2))
+    for each, ts in ((table, TS), (other, TS + 1)):
+        each.update(np.arange(1, 9), torch.ones(8, 2), ts)
+    mark = other.mark()
+    other.update(np.arange(11, 13), torch.ones(2, 2), TS + 2)
+    before = {name: np.array(array) for name, array in table.state().items()}
+    with pytest.raises(ValueError, match="not the same table"):
+        table.apply_delta(other.delta_state(mark))
+    for name, array in table.state().items():
+        assert np.array_equal(array, before[name]), name
