@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from learners import mlp_passes
 from learners.click_loss import ClickLoss
 from learners.flat import Flat
-from learners.mlp_passes import Model, Plan, Weights
+from learners.mlp_entry import Plan, Weights
+from learners.mlp_passes import Model
 from learners.mlp_ranges import Hidden
 from learners.sim_extract import SimExtract, Slots
 from learners.tables import Gathered

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from learners import mlp_passes, mlp_ranges, mlp_slots, request_mlp
+from learners import mlp_entry, mlp_passes, mlp_ranges, mlp_slots, request_mlp
 from learners.batch import Batch
 from learners.checks import random_block
 from learners.click_loss import click_loss
@@ -283,14 +283,14 @@ def test_scores_have_the_same_bits_for_any_number_of_ranges() -> None:
 
 def test_what_a_step_made_is_gone_with_the_step_without_a_search_for_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Any]] = []
-    enter = mlp_passes._Entry
+    enter = mlp_entry.Entry
 
     def entered(*given: Any) -> Any:
         entry = enter(*given)
         made.append(weakref.ref(entry))
         return entry
 
-    monkeypatch.setattr(mlp_passes, "_Entry", entered)
+    monkeypatch.setattr(mlp_passes, "Entry", entered)
     case = Case.of(seed=1, n_requests=3, most=3, hidden=(6,), slots=True, request_dim=3)
     gc.disable()
     try:
