@@ -28,10 +28,10 @@ from learners.graph.subgraph import GraphConfig, subgraph
 from learners.metrics.ranking import rank_requests
 from learners.samples import SampleBlock
 from stream_app.config import Layer, RunConfig, read_layer, resolve
+from stream_app.entrants import build_entrants
 from stream_app.launch import with_defaults
 from stream_app.log_config import joined_layers
 from stream_app.profile import Profile
-from stream_app.replay import build_entrants
 from stream_app.sample_sources import open_source
 from stream_app.topics.embedded import open_log
 

@@ -28,11 +28,11 @@ from learners.network import NeuralLearner
 from negative_queues import IdQueue, InfoNCE, InfoNCEOptions, KeyQueue, Reservoir, draw_key
 from negative_queues.drawing import mixed_draw, recent_slots, uniform_slots
 from stream_app.config import Layer, resolve
+from stream_app.entrants import build_entrants
 from stream_app.join import join_log
 from stream_app.launch import with_defaults
 from stream_app.log_config import joined_layers, log_layers, write_joined, write_log_config
 from stream_app.profile import Profile
-from stream_app.replay import build_entrants
 from stream_app.sample_sources import open_source
 from stream_app.samples_reader import Range, SampleReader
 from stream_app.simulate.options import SimulateOptions

@@ -5,8 +5,9 @@
     python benchmarks/replay.py --quick
 
 Without --log a generated one is joined first. All sides score and learn every request (``immediate``). The replay also reads,
-decodes and merges on another thread and counts its metrics on a third, which the learner fed from memory leaves out; "from
-raw events" it joins them too, on the fly: all in all, and from the first step on, which comes after the first request.
+decodes and merges on another thread and counts its metrics on a third, which the learner fed from memory leaves out. From raw
+events it joins them too, on the fly: in a process of its own ("raw"), and on the thread that reads ("raw in one process", as
+on one core); all in all, the start of that process included, and from the first step on, which comes after the first request.
 Ratios are of wall time, of CPU time of the thread that learns (what it does itself, and so what is left where other threads
 find a free core) and of the process.
 
@@ -32,21 +33,24 @@ import numpy as np
 
 from learners.samples import Ragged, SampleBlock, SampleSchema
 from stream_app.config import Layer, RunConfig, read_layer, resolve
+from stream_app.entrants import build_entrants
 from stream_app.inspect import JOINER
 from stream_app.join import join_log
 from stream_app.launch import set_threads, with_defaults
 from stream_app.log_config import joined_layers, log_layers, write_joined, write_log_config
 from stream_app.profile import Profile
-from stream_app.replay import Replay, Step, build_entrants
+from stream_app.replay import Replay, Step
 from stream_app.sample_sources import JoinedSource, Source, open_source
 from stream_app.samples_reader import Place, Range, SampleReader
 from stream_app.simulate.options import SimulateOptions
 from stream_app.simulate.run import run_simulate
+from stream_app.topics import Log
 from stream_app.topics.embedded import EmbeddedLog, open_log
 
 IDS = ("user", "item", "request", "query", "id")
 TIMES = ("ts", "due")
-RAW_STEPS = "raw, from the first step on"
+RAW, RAW_IN_ONE = "raw", "raw in one process"
+FROM_FIRST_STEP = "{}, from the first step on"
 """A log may begin long before its first request; joining what lies there is the joiner's work alone."""
 
 
@@ -175,6 +179,13 @@ def replayed(config: RunConfig, source: Source, n_batches: int, profile: Profile
     return whole, Took(*(seconds * n_batches / (n_batches - 1) for seconds in rest))
 
 
+def in_one_process(log: Log, config: RunConfig) -> JoinedSource:
+    """Return a source that no other process can read."""
+    source = JoinedSource(log, config.join)
+    source.address = None
+    return source
+
+
 def long_stream(config: RunConfig, blocks: list[SampleBlock], laps: int, minutes: float) -> None:
     """Replay the laps, or so much of them as the time is enough for; print memory each minute and its slope."""
     source, began = Laps(blocks, laps), time.monotonic()
@@ -217,12 +228,14 @@ def compare(
             "samples": lambda: replayed(config, open_source(log, config.join, profile), len(blocks), profile)[:1],
         }
         if raw:
-            sides["raw"] = lambda: replayed(config, JoinedSource(log, config.join), len(blocks), Profile())
-        took: dict[str, list[Took]] = {side: [] for side in (*sides, *([RAW_STEPS] if raw else []))}
+            sides[RAW] = lambda: replayed(config, JoinedSource(log, config.join), len(blocks), Profile())
+            sides[RAW_IN_ONE] = lambda: replayed(config, in_one_process(log, config), len(blocks), Profile())
+        names = {side: (side, FROM_FIRST_STEP.format(side)) for side in sides}
+        took: dict[str, list[Took]] = {side: [] for side in sides}
         for turn in range(turns):
             for side in [*sides][turn % len(sides) :] + [*sides][: turn % len(sides)]:
-                for name, each in zip((side, RAW_STEPS), sides[side](), strict=False):
-                    took[name].append(each)
+                for name, each in zip(names[side], sides[side](), strict=False):
+                    took.setdefault(name, []).append(each)
     return took, sum(block.n_candidates for block in blocks), profile
 
 
@@ -283,11 +296,11 @@ def show(result: dict[str, Any], turns: int) -> None:
     """Print a result."""
     print(f"{result['model']}, {result['threads']} threads, {result['impressions']:,} impressions, median of {turns} turns")
     for side, rate in result["impressions_per_s"].items():
-        print(f"{side:<28}{rate:>12,.0f} impressions/s")
+        print(f"{side:<42}{rate:>12,.0f} impressions/s")
     for side, by_clock in result["ratios"].items():
         for clock, each in by_clock.items():
             print(
-                f"from {side:<27} by {clock:<8}{statistics.median(each):6.2f}   (turns: {', '.join(f'{r:.2f}' for r in each)})"
+                f"from {side:<41} by {clock:<8}{statistics.median(each):6.2f}   (turns: {', '.join(f'{r:.2f}' for r in each)})"
             )
     print(f"anonymous memory at the end {result['anonymous_mb']:,} MB")
 

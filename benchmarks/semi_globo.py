@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from learners.samples import SampleBlock, SampleSchema, ragged_rows
 from stream_app.config import Layer, resolve
-from stream_app.replay import Replay, build_entrants
+from stream_app.entrants import build_entrants
+from stream_app.replay import Replay
 from stream_app.results import result_of
 from stream_app.sample_sources import TopicSource
 from stream_app.topics import Message, Topic

@@ -22,10 +22,11 @@ from learners.ccl_pairs import without_candidates
 from learners.models.semi import SEMILearner
 from learners.samples import SampleBlock
 from stream_app.config import Layer, RunConfig, resolve
+from stream_app.entrants import build_entrants
 from stream_app.events import hash_id
 from stream_app.item_vectors import ItemVectors, item_vectors
 from stream_app.join import stream_samples
-from stream_app.replay import Replay, build_entrants
+from stream_app.replay import Replay
 from stream_app.results import result_of
 from stream_app.sample_sources import TopicSource
 from stream_app.simulate.draws import Purpose, table_rng

@@ -4,8 +4,9 @@ Run: ``python benchmarks/tables.py [--quick]``. One thread. CPU time of this thr
 compared take turns. Peers are told rows, and look up, take a gradient by autograd and step. Ours is measured as a network uses
 it ("keys": rows found and counted, autograd, step), the same without autograd ("keys, update": found twice), and told rows like
 the peers ("rows": without autograd). The bound of key -> row is what must be read at least: a slot and a key, at places that
-are known beforehand, of arrays as large. At the end of each size a checkpoint of the table, whole and of the rows that 50
-batches touched: the copy, which learning waits for, and hashing, writing and syncing it, once the memory is warm.
+are known beforehand, of arrays as large. At the end of each size a checkpoint of the table, whole and of what was touched since
+a mark, for several shares of the rows: the mark and the copy, which learning waits for, and hashing, writing and syncing it,
+once the memory is warm. "plain" is the whole copy by ``np.copyto``; copies take turns.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +33,15 @@ from learners.checkpoint.tensors import write_tensors
 from learners.tables import EmbeddingTable, TableConfig, probing
 from learners.tables.index import State
 
-DIM, BATCH, REPEATS, FILLED_BY, TOUCHING = 16, 20_000, 15, 100_000, 50
+DIM, BATCH, REPEATS, FILLED_BY, COPIES = 16, 20_000, 15, 100_000, 7
+SHARES = (0.01, 0.1, 0.3, 0.5, 0.6, 1.0)
 RATE, EPS, TS = 0.1, 1e-8, 1_700_000_000_000
 
 
-def cpu_ms(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
+def cpu_ms(runs: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
     """Return the median CPU time of each run in ms; the runs take turns."""
     took: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for name, run in runs.items():
             start = time.thread_time()
             run()
@@ -163,24 +166,50 @@ def measure(n_rows: int, with_peers: bool) -> None:
 
 
 def checkpointed(table: EmbeddingTable, n_rows: int) -> None:
-    """Print bytes and seconds of a whole checkpoint and of one of what was touched since."""
-    rng, grad = np.random.default_rng(2), torch.ones(BATCH, DIM)
-    mark = table.mark()
-    for _ in range(TOUCHING):
-        table.update(rng.integers(1, n_rows + 1, BATCH), grad, TS)
-    copies = StateCopy()
-    states: dict[str, Callable[[], State]] = {"whole": table.state, "delta": lambda: table.delta_state(mark)}
-    for name, state in states.items():
-        copies.take({name: state()})
+    """Print a checkpoint of the whole table, and for each share one of the rows that were touched since a mark."""
+    rng, copies = np.random.default_rng(2), StateCopy()
+    held = [column[: table.index.n] for column in (table.index.columns()["row"].view("V24"), *table.columns.arrays)]
+    plain = [array.copy() for array in held]
+
+    def copy_plainly() -> None:
+        for room, array in zip(plain, held, strict=True):
+            np.copyto(room.view(np.uint8), array.view(np.uint8))
+
+    def copy_delta(mark: int) -> State:
+        return copies.take({"delta": table.delta(mark)})["delta"]
+
+    for share in SHARES:
         began = time.thread_time()
-        taken = copies.take({name: state()})[name]
-        copied = time.thread_time() - began
-        with tempfile.TemporaryDirectory() as folder:
-            wall, began = time.perf_counter(), time.thread_time()
-            size = write_tensors(Path(folder) / name, taken).size
-            wrote = f"{time.thread_time() - began:.2f} s CPU, {time.perf_counter() - wall:.2f} s"
-        per_gb = copied / size * 1e12
-        print(f"  {name:<28}{size / 1e6:8.1f} MB   copy {copied * 1e3:6.0f} ms CPU ({per_gb:.0f} per GB), write {wrote}")
+        mark = table.mark()
+        marked = (time.thread_time() - began) * 1e3
+        n_touched = max(1, int(share * n_rows))
+        for keys in np.array_split(rng.permutation(n_rows)[:n_touched] + 1, -(-n_touched // FILLED_BY)):
+            table.update(keys, torch.ones(len(keys), DIM), TS)
+        runs: dict[str, Callable[[], Any]] = {
+            "plain": copy_plainly,
+            "whole": lambda: copies.take({"whole": table.state()})["whole"],
+            "delta": partial(copy_delta, mark),
+        }
+        for run in runs.values():
+            run()
+        ms = cpu_ms(runs, COPIES)
+        if share == SHARES[0]:
+            size, wrote = written(runs["whole"]())
+            per_gb = 1e3 * ms["whole"] / size
+            print(f"  whole              {size:6.1f} MB   copy {ms['whole']:6.1f} ms CPU ({per_gb:3.0f} per GB), {wrote}")
+        size, wrote = written(runs["delta"]())
+        per_row = 1e6 * ms["delta"] / n_touched
+        told = f"{ms['delta'] / ms['whole']:.2f} of whole, {ms['delta'] / ms['plain']:.2f} of plain, {per_row:.0f} ns a row"
+        copied = f"mark {marked:4.1f}, copy {ms['delta']:6.1f} ms CPU ({told})"
+        print(f"  delta, {share:4.0%} touched {size:6.1f} MB   {copied}, {wrote}")
+
+
+def written(state: State) -> tuple[float, str]:
+    """Return the size of a state's file in MB, and what it took to write it."""
+    with tempfile.TemporaryDirectory() as folder:
+        wall, began = time.perf_counter(), time.thread_time()
+        size = write_tensors(Path(folder) / "state", state).size
+        return size / 1e6, f"write {time.thread_time() - began:.2f} s CPU, {time.perf_counter() - wall:.2f} s"
 
 
 def main() -> None:

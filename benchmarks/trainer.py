@@ -35,6 +35,7 @@ import msgspec
 import numpy as np
 
 from stream_app.config import Layer, RunConfig, resolve, to_toml
+from stream_app.entrants import build_entrants
 from stream_app.events import ACTIONS, IMPRESSIONS, SAMPLES, Action, Impression, ImpressionItem, hash_id, partition_of
 from stream_app.inspect import JOINER
 from stream_app.join import join_log
@@ -44,7 +45,6 @@ from stream_app.kafka_config import KafkaConfig
 from stream_app.launch import set_threads, with_defaults
 from stream_app.live_reader import Lag, LiveBatch, LiveReader
 from stream_app.log_config import joined_layers, write_joined
-from stream_app.replay import build_entrants
 from stream_app.sample_sources import NO_END
 from stream_app.samples_reader import Place
 from stream_app.simulate.options import SimulateOptions

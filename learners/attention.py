@@ -1,32 +1,51 @@
 """Target attention: a history weighted by what is being scored.
 
-Legend: ``R`` requests, ``C`` candidates, ``H`` history entries, ``P`` pairs of a candidate and an entry of its request, ``T``
-width of both, ``W`` width of the unit's hidden layer.
+Legend: ``R`` requests, ``C`` candidates, ``H`` history entries, ``P`` pairs of a candidate and an entry of its request, ``U``
+rows of a matrix, ``D`` their width, ``T`` width of targets and entries, ``W`` width of the unit's hidden layer.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from learners import attention_ranges
-from learners.attention_ranges import Sides, Unit
+from learners import attention_kernels
+from learners.attention_passes import Pass
+from learners.attention_ranges import Given
 from learners.batch import Offsets, pairs
-from learners.blas import SGEMM
+from learners.flat import Flat
 from learners.layers import segment_sum
-from learners.threads import team
+from learners.tape import Tape, recording
 
-__all__ = ["TargetAttention"]
+__all__ = ["Columns", "TargetAttention", "matrices"]
 
-LEAST = 1024
-"""Pairs of a thread, at least."""
+
+_WEIGHTS = "query.weight", "key.weight", "product.weight", "query.bias", "out.weight", "activation.weight", "out.bias"
+"""In the order of :mod:`learners.attention_ranges`."""
+
+
+class Columns(NamedTuple):
+    """Some columns of targets and history entries: rows by place of two matrices, which may be one and the same."""
+
+    targets: Tensor
+    """``[U, D]``."""
+    entries: Tensor
+    """``[U, D]``."""
+    now: Tensor
+    """Row of each candidate, int64 ``[C]``."""
+    past: Tensor
+    """Row of each entry, int64 ``[H]``."""
+
+
+def matrices(target: Tensor, history: Tensor) -> list[Columns]:
+    """Return targets and entries, ``[C, T]`` and ``[H, T]``, as columns."""
+    return [Columns(target, history, *(torch.arange(len(side), device=side.device) for side in (target, history)))]
 
 
 class TargetAttention(nn.Module):
@@ -42,73 +61,92 @@ class TargetAttention(nn.Module):
 
     def __init__(self, dim: int, hidden: int = 36) -> None:
         super().__init__()
+        self.dim = dim
         self.query = nn.Linear(dim, hidden)
         self.key = nn.Linear(dim, hidden, bias=False)
         self.product = nn.Linear(dim, hidden, bias=False)
         self.activation = nn.PReLU()
         self.out = nn.Linear(hidden, 1)
+        self._flat: Flat | None = None
+        """The weights as the compiled passes take them, made when first asked for and whenever they have got other memory."""
 
-    def forward(self, target: Tensor, history: Tensor, targets: Offsets, entries: Offsets) -> Tensor:
-        """Return the interest per candidate ``[C, T]``, 0 where the history is empty: compiled on the CPU, else :meth:`plain`.
+    def forward(self, columns: Sequence[Columns], targets: Offsets, entries: Offsets) -> Tensor:
+        """Return per candidate the interest and its product with the target side by side, ``[C, 2 T]``, 0 where the history is
+        empty: compiled on the CPU, else :meth:`plain`.
 
         Args:
-            target: ``[C, T]``.
-            history: ``[H, T]``.
+            columns: side by side of width ``T``.
             targets: the candidates of request ``r``, offsets ``[R + 1]``.
             entries: its history entries, likewise.
-        """
-        if target.device.type != "cpu":
-            return self.plain(target, history, targets, entries)
-        halves = self.query.weight, self.query.bias, self.key.weight
-        unit = self.product.weight, self.activation.weight, self.out.weight, self.out.bias
-        return cast(Tensor, _Attention.apply(targets, entries, target, history, *halves, *unit))
 
-    def plain(self, target: Tensor, history: Tensor, targets: Offsets, entries: Offsets) -> Tensor:
+        Raises:
+            ValueError: the columns are not as wide as the unit.
+        """
+        if not columns[0].targets.is_cpu:
+            return self.plain(columns, targets, entries)
+        if (width := sum(part.targets.shape[1] for part in columns)) != self.dim:
+            raise ValueError(f"this attention was made for targets of width {self.dim}, these columns have {width}")
+        if self._flat is None or not self._flat.holds():
+            named = dict(self.named_parameters())
+            self._flat = Flat([[named[name]] for name in _WEIGHTS])
+        flat, tape = self._flat, recording()
+        if tape is None and torch.is_grad_enabled():
+            rows, places = [side for part in columns for side in part[:2]], [part[2:] for part in columns]
+            return cast(Tensor, _Attention.apply(flat, places, targets, entries, *flat.parameters, *rows))
+        made = _pass(flat, columns, targets, entries, learn=tape is not None)
+        if tape is not None:
+            tape.then(partial(_back, tape, flat, columns, made), made.interest)
+        return made.interest
+
+    def plain(self, columns: Sequence[Columns], targets: Offsets, entries: Offsets) -> Tensor:
         """Return what :meth:`forward` returns, in torch over all pairs."""
+        target = torch.cat([part.targets.index_select(0, part.now) for part in columns], 1)
+        history = torch.cat([part.entries.index_select(0, part.past) for part in columns], 1)
         candidate, entry = (torch.from_numpy(side).to(target.device) for side in pairs(targets, entries))
         q, k = target.index_select(0, candidate), history.index_select(0, entry)  # [P, T]
         hidden = self.query(target).index_select(0, candidate) + self.key(history).index_select(0, entry)
         weight = self.out(self.activation(hidden + self.product(q * k)))  # [P, 1]
-        return segment_sum(weight * k, candidate, len(target))
+        interest = segment_sum(weight * k, candidate, len(target))
+        return torch.cat([interest, interest * target], 1)
+
+
+def _pass(flat: Flat, columns: Sequence[Columns], targets: Offsets, entries: Offsets, *, learn: bool) -> Pass:
+    arrays = []
+    for part in columns:
+        rows = part.targets.numpy()
+        others = rows if part.entries is part.targets else part.entries.numpy()
+        arrays.append(attention_kernels.Columns(rows, others, part.now.numpy(), part.past.numpy()))
+    return Pass(Given(tuple(arrays), targets, entries, flat.values), len(flat.parameters[3]), learn=learn)
+
+
+def _back(tape: Tape, flat: Flat, columns: Sequence[Columns], made: Pass) -> None:
+    grad = tape.take(made.interest)
+    if grad is None:
+        return
+    rows = grad if grad.strides[1] == grad.itemsize else np.ascontiguousarray(grad)
+    made.back(rows, tuple((tape.sums(part.targets), tape.sums(part.entries)) for part in columns), flat.gradient)
+    tape.flats.append(flat)
 
 
 class _Attention(torch.autograd.Function):
-    """A range of requests goes forward in one compiled call, and back in another one; ranges as many at once as there are
-    threads. Weights' gradients are summed within a range, then over the ranges in their order."""
+    """:class:`learners.attention_passes.Pass` as autograd sees it."""
 
     @staticmethod
-    def forward(ctx: Any, targets: Offsets, entries: Offsets, target: Tensor, history: Tensor, *unit: Tensor) -> Tensor:
-        ctx.sides = sides = Sides(target.contiguous().numpy(), history.contiguous().numpy(), targets, entries)
-        ctx.unit = weights = Unit(*(tensor.contiguous().numpy() for tensor in unit))
-        interest = torch.empty(target.shape)
-        with team() as threads:
-            ctx.ranges = attention_ranges.balanced(targets, entries, threads.n, LEAST)
-            ctx.weight = np.empty(ctx.ranges[-1, 1], np.float32)
-            work = SGEMM, sides, weights, ctx.weight, interest.numpy()
-            threads.run([partial(attention_ranges.forward, *work, *bounds) for bounds in _bounds(ctx.ranges)])
-        return interest
+    def forward(
+        ctx: Any, flat: Flat, places: Sequence[Sequence[Tensor]], targets: Offsets, entries: Offsets, *given: Tensor
+    ) -> Tensor:
+        ctx.flat, rows = flat, given[len(flat.parameters) :]
+        ctx.shapes = [matrix.shape for matrix in rows]
+        sides = zip(rows[::2], rows[1::2], places, strict=True)
+        columns = [Columns(now.contiguous(), past.contiguous(), *at) for now, past, at in sides]
+        ctx.made = _pass(flat, columns, targets, entries, learn=True)
+        # Autograd hangs this call on what is returned: holding that itself, it would hold itself.
+        return cast(Tensor, ctx.made.interest.detach())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        sides, unit, grad = ctx.sides, ctx.unit, grads[0].contiguous().numpy()
-        of_target, of_history = np.empty_like(sides.q), np.empty_like(sides.k)
-        with team() as threads:
-            sums = [Unit(*map(np.zeros_like, unit)) for _ in ctx.ranges[1:]]
-            work = SGEMM, sides, unit, ctx.weight, grad, of_target, of_history
-            threads.run(
-                [
-                    partial(attention_ranges.backward, *work, own, *bounds)
-                    for own, bounds in zip(sums, _bounds(ctx.ranges), strict=True)
-                ]
-            )
-        for total, *others in zip(*sums, strict=True):
-            for more in others:
-                total += more
-        return None, None, *(torch.from_numpy(array) for array in (of_target, of_history, *sums[0]))
-
-
-def _bounds(ranges: npt.NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """Return first request, last (exclusive) and first pair of each range."""
-    rows = ranges.tolist()
-    return [(first, last, pair) for (first, pair), (last, _) in itertools.pairwise(rows)]
+        of_rows, of_weights = [torch.zeros(shape) for shape in ctx.shapes], np.empty(ctx.flat.n, np.float32)
+        arrays = [matrix.numpy() for matrix in of_rows]
+        ctx.made.back(grads[0].contiguous().numpy(), tuple(zip(arrays[::2], arrays[1::2], strict=True)), of_weights)
+        return None, None, None, None, *map(torch.from_numpy, ctx.flat.views(of_weights)), *of_rows

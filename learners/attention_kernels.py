@@ -1,141 +1,206 @@
 """Pair by pair: what of :class:`learners.attention.TargetAttention` is no matrix product.
 
-Legend: as :mod:`learners.attention`.
+Legend: as :mod:`learners.attention`; ``M`` candidates and entries that meet one of the other side.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from learners.attention_lanes import (
+    add,
+    add_pairs,
+    combine,
+    copy,
+    cross,
+    divide,
+    multiply,
+    multiply_pairs,
+    unweigh,
+    weighed,
+)
 from learners.batch import Offsets
 from learners.lanes import dot
 
-__all__ = ["meet", "part", "pull", "unweigh", "weigh"]
+__all__ = [
+    "Columns",
+    "Halves",
+    "Met",
+    "divide_pairs",
+    "enter",
+    "gather",
+    "meet",
+    "scatter",
+    "unweigh_pairs",
+    "weigh",
+]
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+class Columns(NamedTuple):
+    """Some columns of targets and entries: rows of two matrices, which may be the same, by place."""
+
+    targets: Floats
+    """``[U, D]``."""
+    entries: Floats
+    """``[U, D]``."""
+    now: Ints
+    """Place of each candidate, ``[C]``."""
+    past: Ints
+    """Place of each entry, ``[H]``."""
+
+
+class Met(NamedTuple):
+    """Candidates whose request has a history, and entries whose request has candidates: nobody computes for the others."""
+
+    q: Floats
+    """Targets, ``[M, T]``."""
+    k: Floats
+    """Entries, ``[M, T]``."""
+    targets: Offsets
+    """``[R + 1]``."""
+    entries: Offsets
+    """``[R + 1]``."""
+
+
+class Halves(NamedTuple):
+    """What the hidden layer has of one side alone, or its gradients."""
+
+    query: Floats
+    """``W_q q + b``, ``[M, W]``."""
+    key: Floats
+    """``W_k k``, ``[M, W]``."""
 
 
 @numba.njit(cache=True, nogil=True)
-def meet(
-    q: Floats,
-    k: Floats,
-    of_query: Floats,
-    of_key: Floats,
-    targets: Offsets,
-    entries: Offsets,
-    origin: int,
-    first: int,
-    last: int,
-    both: Floats,
-    hidden: Floats,
-) -> int:
-    """Write ``q * k [P, T]`` and the sum of both halves of the hidden layer ``[P, W]`` of every pair of some requests; return
-    how many there are. The halves begin with the request ``origin``."""
-    pair, first_target, first_entry = 0, targets[origin], entries[origin]
+def gather(columns: Columns, offset: int, targets: Offsets, entries: Offsets, met: Met, first: int, last: int) -> None:
+    """Write the columns, which begin at ``offset``, of those of some requests that meet; both offsets are those of all."""
+    end = offset + columns.targets.shape[1]
     for r in range(first, last):
-        for c in range(targets[r], targets[r + 1]):
-            for h in range(entries[r], entries[r + 1]):
-                for d in range(q.shape[1]):
-                    both[pair, d] = q[c, d] * k[h, d]
-                for w in range(of_key.shape[1]):
-                    hidden[pair, w] = of_query[c - first_target, w] + of_key[h - first_entry, w]
-                pair += 1
-    return pair
+        to, come = met.targets[r], targets[r]
+        for i in range(met.targets[r + 1] - to):
+            copy(met.q[to + i, offset:end], columns.targets[columns.now[come + i]])
+        to, come = met.entries[r], entries[r]
+        for i in range(met.entries[r + 1] - to):
+            copy(met.k[to + i, offset:end], columns.entries[columns.past[come + i]])
+
+
+@numba.njit(cache=True, nogil=True)
+def scatter(
+    columns: Columns, offset: int, targets: Offsets, entries: Offsets, grads: Met, of_targets: Floats, of_entries: Floats
+) -> None:
+    """Add the gradients of all that meet to those of the rows they are, in the order of requests."""
+    end = offset + columns.targets.shape[1]
+    for r in range(len(targets) - 1):
+        come, to = grads.targets[r], targets[r]
+        for i in range(grads.targets[r + 1] - come):
+            row = of_targets[columns.now[to + i]]
+            add(row, row, grads.q[come + i, offset:end])
+        come, to = grads.entries[r], entries[r]
+        for i in range(grads.entries[r + 1] - come):
+            row = of_entries[columns.past[to + i]]
+            add(row, row, grads.k[come + i, offset:end])
+
+
+@numba.njit(cache=True, nogil=True)
+def meet(met: Met, halves: Halves, first: int, last: int, both: Floats, hidden: Floats, anew: bool) -> None:
+    """Write ``q * k`` of every pair of some requests, ``[P, T]``; if ``hidden [P, W]`` is made anew, the sum of its halves."""
+    pair = 0
+    for r in range(first, last):
+        now, past = slice(met.targets[r], met.targets[r + 1]), slice(met.entries[r], met.entries[r + 1])
+        own = slice(pair, pair + (now.stop - now.start) * (past.stop - past.start))
+        multiply_pairs(both[own], met.q[now], met.k[past])
+        if anew:
+            add_pairs(hidden[own], halves.query[now], halves.key[past])
+        pair = own.stop
 
 
 @numba.njit(cache=True, nogil=True)
 def weigh(
-    k: Floats,
+    met: Met,
     hidden: Floats,
-    slope: Floats,
+    leak: np.float32,
     out: Floats,
     bias: np.float32,
     targets: Offsets,
-    entries: Offsets,
     first: int,
     last: int,
     weight: Floats,
     interest: Floats,
 ) -> None:
-    """Write the ``weight [P]`` of each pair and add it times the entry to the ``interest [C, T]``."""
-    pair, leak = 0, slope[0]
-    active = np.empty(len(out), np.float32)
+    """Write the ``weight [P]`` of each pair; its sum with the entries, and the product of that and the target, side by side to
+    ``interest [C, 2 T]``."""
+    for pair in range(len(weight)):
+        weight[pair] = weighed(hidden[pair], out, leak) + bias
+    pair, dim = 0, met.q.shape[1]
     for r in range(first, last):
-        for c in range(targets[r], targets[r + 1]):
-            for h in range(entries[r], entries[r + 1]):
-                for w in range(len(out)):
-                    value = hidden[pair, w]
-                    active[w] = max(value, np.float32(0)) + min(value, np.float32(0)) * leak
-                share = dot(active, out) + bias
-                weight[pair] = share
-                for d in range(k.shape[1]):
-                    interest[c, d] += share * k[h, d]
-                pair += 1
+        now, past = slice(met.targets[r], met.targets[r + 1]), slice(met.entries[r], met.entries[r + 1])
+        rows = interest[targets[r] : targets[r + 1]]
+        if past.stop == past.start:
+            rows[:] = 0
+            continue
+        own = slice(pair, pair + (now.stop - now.start) * (past.stop - past.start))
+        combine(rows[:, :dim], met.k[past], weight[own])
+        multiply(rows[:, dim:], rows[:, :dim], met.q[now])
+        pair = own.stop
 
 
 @numba.njit(cache=True, nogil=True)
-def pull(k: Floats, targets: Offsets, entries: Offsets, first: int, last: int, grad: Floats, pull: Floats) -> None:
-    """Write the gradient by each pair's weight, ``[P]``."""
-    pair = 0
-    for r in range(first, last):
-        for c in range(targets[r], targets[r + 1]):
-            for h in range(entries[r], entries[r + 1]):
-                pull[pair] = dot(grad[c], k[h])
-                pair += 1
-
-
-@numba.njit(cache=True, nogil=True)
-def unweigh(
-    hidden: Floats, slope: Floats, out: Floats, pull: Floats, of_slope: Floats, of_out: Floats, of_bias: Floats
+def enter(
+    met: Met, targets: Offsets, interest: Floats, grad: Floats, first: int, last: int, of_interest: Floats, of_target: Floats
 ) -> None:
-    """Turn ``hidden [P, W]`` into its gradient; add those of the slope and of the last layer ``[W]`` and its bias."""
-    width, leak = len(out), slope[0]
-    active, leaky = np.zeros(width, np.float32), np.zeros(width, np.float32)
-    for pair in range(len(hidden)):
-        of_bias[0] += pull[pair]
-        for w in range(width):
-            active[w] += pull[pair] * max(hidden[pair, w], np.float32(0))
-        for w in range(width):
-            leaky[w] += pull[pair] * min(hidden[pair, w], np.float32(0))
-        for w in range(width):
-            hidden[pair, w] = pull[pair] * out[w] * (np.float32(1) if hidden[pair, w] > 0 else leak)
-    for w in range(width):
-        of_out[w] += active[w] + leak * leaky[w]
-    of_slope[0] += dot(leaky, out)
+    """Turn the gradient by interest and product, ``[C, 2 T]``, into those by the interest and by the target, ``[M, T]``."""
+    dim = met.q.shape[1]
+    for r in range(first, last):
+        now = slice(met.targets[r], met.targets[r + 1])
+        come = slice(targets[r], targets[r] + now.stop - now.start)
+        of_both, rows = grad[come], interest[come]
+        cross(of_interest[now], of_target[now], of_both[:, :dim], of_both[:, dim:], rows[:, :dim], met.q[now])
 
 
 @numba.njit(cache=True, nogil=True)
-def part(
-    q: Floats,
-    k: Floats,
-    targets: Offsets,
-    entries: Offsets,
-    origin: int,
+def unweigh_pairs(
+    met: Met,
+    of_interest: Floats,
+    hidden: Floats,
+    leak: np.float32,
+    out: Floats,
     first: int,
     last: int,
-    grad: Floats,
-    weight: Floats,
-    of_hidden: Floats,
-    of_both: Floats,
-    of_target: Floats,
-    of_history: Floats,
-    of_query: Floats,
-    of_key: Floats,
-) -> None:
-    """Add what the pairs pass on to both sides, ``[C, T]`` and ``[H, T]``, and to their halves of the hidden layer, which begin
-    with the request ``origin``."""
-    pair, first_target, first_entry = 0, targets[origin], entries[origin]
+    pull: Floats,
+    by: Halves,
+    of_out: Floats,
+    leaky: Floats,
+) -> np.float32:
+    """Turn ``hidden [P, W]`` into its gradient, and sum that to those of both halves; add what comes of the last layer ``[W]``
+    and, by :data:`learners.attention_lanes.unweigh`, of the slope; return the bias's; write the weights', ``pull [P]``."""
+    pair, total = 0, np.float32(0)
     for r in range(first, last):
-        for c in range(targets[r], targets[r + 1]):
-            for h in range(entries[r], entries[r + 1]):
-                for d in range(q.shape[1]):
-                    of_target[c, d] += of_both[pair, d] * k[h, d]
-                for d in range(q.shape[1]):
-                    of_history[h, d] += of_both[pair, d] * q[c, d] + weight[pair] * grad[c, d]
-                for w in range(of_key.shape[1]):
-                    of_query[c - first_target, w] += of_hidden[pair, w]
-                for w in range(of_key.shape[1]):
-                    of_key[h - first_entry, w] += of_hidden[pair, w]
+        now, past = slice(met.targets[r], met.targets[r + 1]), slice(met.entries[r], met.entries[r + 1])
+        start = pair
+        for c in range(now.start, now.stop):
+            for h in range(past.start, past.stop):
+                pull[pair] = dot(of_interest[c], met.k[h])
+                total += pull[pair]
                 pair += 1
+        unweigh(hidden[start:pair], by.query[now], by.key[past], of_out, leaky, out, pull[start:pair], leak)
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def divide_pairs(
+    met: Met, of_interest: Floats, weight: Floats, of_both: Floats, first: int, last: int, of_target: Floats, of_entry: Floats
+) -> None:
+    """Add what the pairs of some requests pass on to both sides, ``[M, T]`` each."""
+    pair = 0
+    for r in range(first, last):
+        now, past = slice(met.targets[r], met.targets[r + 1]), slice(met.entries[r], met.entries[r + 1])
+        own = slice(pair, pair + (now.stop - now.start) * (past.stop - past.start))
+        divide(of_target[now], of_entry[past], of_both[own], met.q[now], met.k[past], of_interest[now], weight[own])
+        pair = own.stop

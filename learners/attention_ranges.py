@@ -1,9 +1,9 @@
 """Compiled passes of :class:`learners.attention.TargetAttention`: a range of requests forward, and back.
 
-Pairs are taken :data:`PAIRS` at a time, so that what is made per pair stays in cache however long histories are; nothing of it
-is kept but its weight, and backward makes it anew.
+Pairs are taken some at a time (:data:`learners.attention_plan.PAIRS`), so that what is made of them stays in cache however long
+histories are.
 
-Legend: as :mod:`learners.attention`.
+Legend: as :mod:`learners.attention_kernels`.
 """
 
 from __future__ import annotations
@@ -14,174 +14,207 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from learners.attention_kernels import meet, part, pull, unweigh, weigh
+from learners.attention_kernels import (
+    Columns,
+    Halves,
+    Met,
+    divide_pairs,
+    enter,
+    gather,
+    meet,
+    scatter,
+    unweigh_pairs,
+    weigh,
+)
+from learners.attention_lanes import add, copy
+from learners.attention_plan import PAIRS, Plan, Work, lines, plan_in, work
 from learners.batch import Offsets
 from learners.blas import product
+from learners.flat import LINE
+from learners.lanes import dot
 
-__all__ = ["PAIRS", "Sides", "Unit", "backward", "balanced", "forward"]
+__all__ = ["Given", "backward", "forward", "settle"]
 
 Floats = npt.NDArray[np.float32]
-PAIRS = 2048
-"""Pairs at a time: at the usual widths what they make takes half a megabyte."""
+Ints = npt.NDArray[np.int64]
 
 
-class Sides(NamedTuple):
-    """Both sides of the pairs: vectors ``[C, T]`` and ``[H, T]``, and whose they are."""
+class Given(NamedTuple):
+    """What a pass is about."""
 
-    q: Floats
-    k: Floats
+    columns: tuple[Columns, ...]
+    """Side by side."""
     targets: Offsets
+    """The candidates of request ``r``, ``[R + 1]``."""
     entries: Offsets
+    """Its history entries, likewise."""
+    weights: Floats
+    """The unit's, as parts of one array: see :class:`_Unit`."""
 
 
-class Unit(NamedTuple):
-    """Weights of the activation unit, or their gradients."""
-
+class _Unit(NamedTuple):
     query: Floats
     """``[W, T]``."""
-    query_bias: Floats
-    """``[W]``."""
     key: Floats
     """``[W, T]``."""
     product: Floats
     """``[W, T]``."""
+    query_bias: Floats
+    """``[W]``."""
+    out: Floats
+    """``[W]``."""
     slope: Floats
     """``[1]``."""
-    out: Floats
-    """``[1, W]``."""
     bias: Floats
     """``[1]``."""
 
 
 @numba.njit(cache=True, nogil=True)
-def balanced(targets: Offsets, entries: Offsets, parts: int, least: int) -> npt.NDArray[np.int64]:
-    """Cut the requests into at most so many ranges of about as many pairs, ``least`` or more unless they are fewer in all.
-
-    Returns:
-        The bounds of the ranges: requests and pairs before each, and behind the last, int64 ``[ranges + 1, 2]``.
-    """
-    n = len(targets) - 1
-    total = 0
-    for r in range(n):
-        total += (targets[r + 1] - targets[r]) * (entries[r + 1] - entries[r])
-    parts = max(1, min(parts, total // least))
-    bounds = np.zeros((parts + 1, 2), np.int64)
-    part, before = 1, 0
-    for r in range(n):
-        before += (targets[r + 1] - targets[r]) * (entries[r + 1] - entries[r])
-        while part < parts and before * parts >= total * part:
-            bounds[part, 0], bounds[part, 1] = r + 1, before
-            part += 1
-    bounds[parts, 0], bounds[parts, 1] = n, total
-    return bounds
+def _unit(flat: Floats, dim: int, width: int) -> _Unit:
+    """Return the parts of :class:`learners.flat.Flat`'s array."""
+    matrix, vector = lines(dim * width), lines(width)
+    vectors = 3 * matrix
+    numbers = vectors + 2 * vector
+    return _Unit(
+        flat[: dim * width].reshape(width, dim),
+        flat[matrix : matrix + dim * width].reshape(width, dim),
+        flat[2 * matrix : 2 * matrix + dim * width].reshape(width, dim),
+        flat[vectors : vectors + width],
+        flat[vectors + vector : vectors + vector + width],
+        flat[numbers : numbers + 1],
+        flat[numbers + LINE : numbers + LINE + 1],
+    )
 
 
 @numba.njit(cache=True, nogil=True)
-def _runs(targets: Offsets, entries: Offsets, first: int, last: int) -> tuple[Offsets, int]:
-    """Return the bounds of runs of at most :data:`PAIRS` pairs, or of one request, and the pairs of the largest."""
-    cuts = np.empty(last - first + 2, np.int64)
-    cuts[0], runs, held, most = first, 0, 0, 0
-    for r in range(first, last):
-        more = (targets[r + 1] - targets[r]) * (entries[r + 1] - entries[r])
+def _run(met: Met, start: int, last: int) -> tuple[int, int]:
+    """Return where a run of at most :data:`PAIRS` pairs, or of one request that has more, ends, and how many it has."""
+    end, held = start, 0
+    while end < last:
+        more = (met.targets[end + 1] - met.targets[end]) * (met.entries[end + 1] - met.entries[end])
         if held and held + more > PAIRS:
-            runs += 1
-            cuts[runs] = r
-            held = 0
+            break
         held += more
-        most = max(most, held)
-    cuts[runs + 1] = last
-    return cuts[: runs + 2], most
+        end += 1
+    return end, held
 
 
 @numba.njit(cache=True, nogil=True)
-def _halves(sgemm: int, sides: Sides, unit: Unit, first: int, last: int) -> tuple[Floats, Floats]:
-    """Return ``W_q q + b`` and ``W_k k`` of the range's candidates and entries."""
-    q, k = sides.q[sides.targets[first] : sides.targets[last]], sides.k[sides.entries[first] : sides.entries[last]]
-    width = len(unit.query_bias)
-    of_query, of_key = np.empty((len(q), width), np.float32), np.empty((len(k), width), np.float32)
-    product(sgemm, q, False, unit.query, True, of_query, False)
-    for c in range(len(q)):
-        for w in range(width):
-            of_query[c, w] += unit.query_bias[w]
-    product(sgemm, k, False, unit.key, True, of_key, False)
-    return of_query, of_key
+def _halves(sgemm: int, met: Met, unit: _Unit, halves: Halves, first: int, last: int) -> None:
+    """Write both halves of what meets in some requests."""
+    now, past = slice(met.targets[first], met.targets[last]), slice(met.entries[first], met.entries[last])
+    for c in range(met.targets[first], met.targets[last]):
+        copy(halves.query[c], unit.query_bias)
+    product(sgemm, met.q[now], False, unit.query, True, halves.query[now], True)
+    product(sgemm, met.k[past], False, unit.key, True, halves.key[past], False)
 
 
 @numba.njit(cache=True, nogil=True)
-def forward(
-    sgemm: int, sides: Sides, unit: Unit, weight: Floats, interest: Floats, first: int, last: int, first_pair: int
-) -> None:
-    """Write the ``interest [C, T]`` of the requests ``first`` to ``last`` (exclusive), the ``weight [P]`` of their pairs."""
-    of_query, of_key = _halves(sgemm, sides, unit, first, last)
-    interest[sides.targets[first] : sides.targets[last]] = 0
-    cuts, most = _runs(sides.targets, sides.entries, first, last)
-    both, hidden = np.empty((most, sides.q.shape[1]), np.float32), np.empty((most, of_query.shape[1]), np.float32)
-    pair = first_pair
-    for run in range(len(cuts) - 1):
-        start, end = cuts[run], cuts[run + 1]
-        n = meet(sides.q, sides.k, of_query, of_key, sides.targets, sides.entries, first, start, end, both, hidden)
-        product(sgemm, both[:n], False, unit.product, True, hidden[:n], True)
-        weigh(
-            sides.k, hidden, unit.slope, unit.out[0], unit.bias[0], sides.targets, sides.entries, start, end,
-            weight[pair : pair + n], interest,
-        )  # fmt: skip
-        pair += n
+def _places(plan: Plan, work: Work, own: int, pair: int) -> tuple[int, int, bool]:
+    """Return where a run of pairs begins in what is by pairs at a time and in the hidden layer, and whether that is kept."""
+    at, kept = own * (len(work.both) // (len(plan.bounds) - 1)), len(work.hidden) == plan.bounds[-1, 1]
+    return at, pair if kept else at, kept
+
+
+@numba.njit(cache=True, nogil=True)
+def forward(sgemm: int, given: Given, numbers: Ints, width: int, made: Floats, interest: Floats, own: int) -> None:
+    """Write the ``interest [C, 2 T]`` of a range's requests, with its product with the target, and what is kept of them.
+
+    Args:
+        sgemm: of :func:`learners.blas.product`.
+        given: see there.
+        numbers: of :func:`learners.attention_plan.planned`.
+        width: ``W``.
+        made: of the plan's size, written.
+        interest: see above.
+        own: number of the range.
+    """
+    plan = plan_in(numbers, len(given.targets) - 1)
+    first, last, pair = plan.bounds[own, 0], plan.bounds[own + 1, 0], plan.bounds[own, 1]
+    w = work(made, plan)
+    met, halves = Met(w.q, w.k, plan.met[0], plan.met[1]), Halves(w.query, w.key)
+    unit, start = _unit(given.weights, w.q.shape[1], width), first
+    offset = 0
+    for columns in given.columns:
+        gather(columns, offset, given.targets, given.entries, met, first, last)
+        offset += columns.targets.shape[1]
+    _halves(sgemm, met, unit, halves, first, last)
+    while start < last:
+        end, n = _run(met, start, last)
+        at, place, _ = _places(plan, w, own, pair)
+        both, hidden, weight = w.both[at : at + n], w.hidden[place : place + n], w.weight.reshape(-1)[pair : pair + n]
+        meet(met, halves, start, end, both, hidden, True)
+        product(sgemm, both, False, unit.product, True, hidden, True)
+        weigh(met, hidden, unit.slope[0], unit.out, unit.bias[0], given.targets, start, end, weight, interest)
+        start, pair = end, pair + n
 
 
 @numba.njit(cache=True, nogil=True)
 def backward(
-    sgemm: int,
-    sides: Sides,
-    unit: Unit,
-    weight: Floats,
-    grad: Floats,
-    of_target: Floats,
-    of_history: Floats,
-    sums: Unit,
-    first: int,
-    last: int,
-    first_pair: int,
+    sgemm: int, given: Given, numbers: Ints, width: int, made: Floats, interest: Floats, own: int, grad: Floats
 ) -> None:
-    """Go back: write the range's rows of ``of_target [C, T]`` and ``of_history [H, T]``, add the weights' to ``sums``.
+    """Go back: write the gradients of what meets in a range's requests, and the range's of the weights, to ``made``.
 
     Args:
-        sgemm: of :func:`learners.blas.product`.
-        sides: as forward.
-        unit: as forward.
-        weight: that of forward.
-        grad: by the interest, ``[C, T]``.
-        of_target: see above.
-        of_history: see above.
-        sums: see above.
-        first: first request.
-        last: where they end.
-        first_pair: pairs before it.
+        sgemm: like the others as forward, which has written ``made`` and ``interest``.
+        given: see above.
+        numbers: see above.
+        width: see above.
+        made: see above.
+        interest: see above.
+        own: see above.
+        grad: by the interest, ``[C, 2 T]``.
     """
-    targets, entries, width = sides.targets, sides.entries, len(unit.query_bias)
-    of_query, of_key = _halves(sgemm, sides, unit, first, last)
-    by_query, by_key = np.zeros(of_query.shape, np.float32), np.zeros(of_key.shape, np.float32)
-    now, past = slice(targets[first], targets[last]), slice(entries[first], entries[last])
-    of_target[now], of_history[past] = 0, 0
-    cuts, most = _runs(targets, entries, first, last)
-    both, hidden = np.empty((most, sides.q.shape[1]), np.float32), np.empty((most, width), np.float32)
-    pulls, pair = np.empty(most, np.float32), first_pair
-    for run in range(len(cuts) - 1):
-        start, end = cuts[run], cuts[run + 1]
-        n = meet(sides.q, sides.k, of_query, of_key, targets, entries, first, start, end, both, hidden)
-        product(sgemm, both[:n], False, unit.product, True, hidden[:n], True)
-        pull(sides.k, targets, entries, start, end, grad, pulls)
-        unweigh(hidden[:n], unit.slope, unit.out[0], pulls, sums.slope, sums.out[0], sums.bias)  # hidden is its gradient now
-        product(sgemm, hidden[:n], True, both[:n], False, sums.product, True)
-        product(sgemm, hidden[:n], False, unit.product, False, both[:n], False)
-        part(
-            sides.q, sides.k, targets, entries, first, start, end, grad, weight[pair : pair + n], hidden, both, of_target,
-            of_history, by_query, by_key,
-        )  # fmt: skip
-        pair += n
-    product(sgemm, by_query, True, sides.q[now], False, sums.query, True)
-    product(sgemm, by_key, True, sides.k[past], False, sums.key, True)
-    product(sgemm, by_query, False, unit.query, False, of_target[now], True)
-    product(sgemm, by_key, False, unit.key, False, of_history[past], True)
-    for c in range(len(by_query)):
-        for w in range(width):
-            sums.query_bias[w] += by_query[c, w]
+    plan = plan_in(numbers, len(given.targets) - 1)
+    first, last, pair = plan.bounds[own, 0], plan.bounds[own + 1, 0], plan.bounds[own, 1]
+    w = work(made, plan)
+    met, halves = Met(w.q, w.k, plan.met[0], plan.met[1]), Halves(w.query, w.key)
+    now, past = slice(met.targets[first], met.targets[last]), slice(met.entries[first], met.entries[last])
+    by = Halves(w.by_query, w.by_key)
+    w.sums[own], w.by_key[past], w.of_k[past] = 0, 0, 0
+    unit, of = _unit(given.weights, w.q.shape[1], width), _unit(w.sums[own], w.q.shape[1], width)
+    leaky, start = np.zeros(width, np.float32), first
+    enter(met, given.targets, interest, grad, first, last, w.of_interest, w.of_q)
+    while start < last:
+        end, n = _run(met, start, last)
+        at, place, kept = _places(plan, w, own, pair)
+        both, hidden, weight = w.both[at : at + n], w.hidden[place : place + n], w.weight.reshape(-1)[pair : pair + n]
+        meet(met, halves, start, end, both, hidden, not kept)
+        if not kept:
+            product(sgemm, both, False, unit.product, True, hidden, True)
+        pull = w.pull.reshape(-1)[at : at + n]
+        # hidden becomes its own gradient
+        of.bias[0] += unweigh_pairs(met, w.of_interest, hidden, unit.slope[0], unit.out, start, end, pull, by, of.out, leaky)
+        product(sgemm, hidden, True, both, False, of.product, True)
+        product(sgemm, hidden, False, unit.product, False, both, False)
+        divide_pairs(met, w.of_interest, weight, both, start, end, w.of_q, w.of_k)
+        start, pair = end, pair + n
+    of.slope[0] = dot(leaky, unit.out)
+    for c in range(met.targets[first], met.targets[last]):
+        add(of.query_bias, of.query_bias, by.query[c])
+    product(sgemm, by.query[now], True, met.q[now], False, of.query, True)
+    product(sgemm, by.key[past], True, met.k[past], False, of.key, True)
+    product(sgemm, by.query[now], False, unit.query, False, w.of_q[now], True)
+    product(sgemm, by.key[past], False, unit.key, False, w.of_k[past], True)
+
+
+@numba.njit(cache=True, nogil=True)
+def settle(
+    given: Given,
+    numbers: Ints,
+    made: Floats,
+    of_rows: tuple[tuple[Floats, Floats], ...],
+    of_weights: Floats,
+) -> None:
+    """Add the gradients of all that meets to those of the rows they are, of targets and of entries, in the order of requests;
+    write the sum of the ranges' gradients of the weights, in their order."""
+    plan = plan_in(numbers, len(given.targets) - 1)
+    w, offset = work(made, plan), 0
+    grads = Met(w.of_q, w.of_k, plan.met[0], plan.met[1])
+    for at in range(len(given.columns)):
+        columns, of = given.columns[at], of_rows[at]
+        scatter(columns, offset, given.targets, given.entries, grads, of[0], of[1])
+        offset += columns.targets.shape[1]
+    copy(of_weights, w.sums[0])
+    for own in range(1, len(w.sums)):
+        add(of_weights, of_weights, w.sums[own])

@@ -9,7 +9,7 @@ Legend: ``C`` candidates.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-__all__ = ["click_loss", "click_loss_plain", "probabilities"]
+__all__ = ["ClickLoss", "click_loss", "click_loss_plain", "cross_entropy", "of_click", "probabilities"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -32,8 +32,19 @@ def probabilities(logits: Tensor) -> Tensor:
     return scores
 
 
-def click_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, float, Tensor]:
-    """Return ``p [C]``, the loss, and its gradient by the logits, ``[C]``; 0 where there are no candidates.
+class ClickLoss(NamedTuple):
+    """Scores and the click loss of a batch."""
+
+    scores: Tensor
+    """``p``, ``[C]``."""
+    loss: float
+    """0 where there are no candidates."""
+    gradient: Tensor
+    """Of the loss by the logits, ``[C]``."""
+
+
+def click_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> ClickLoss:
+    """Return scores, loss and gradient.
 
     Args:
         logits: ``z``, float32 ``[C]``, without a graph.
@@ -44,19 +55,33 @@ def click_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor,
         return click_loss_plain(logits, labels, weights)
     scores, gradient = torch.empty(logits.shape), torch.empty(logits.shape)
     given = logits.contiguous().numpy(), labels.numpy(), weights.numpy()
-    return scores, _click_loss(*given, scores.numpy(), gradient.numpy()), gradient
+    return ClickLoss(scores, _click_loss(*given, scores.numpy(), gradient.numpy()), gradient)
 
 
-def click_loss_plain(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, float, Tensor]:
+def click_loss_plain(logits: Tensor, labels: Tensor, weights: Tensor) -> ClickLoss:
     """Return what :func:`click_loss` returns, in torch."""
     n, scores = max(logits.numel(), 1), logits.sigmoid()
     loss = binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="sum") / n
-    return scores, float(loss), (scores - labels) * weights / n
+    return ClickLoss(scores, float(loss), (scores - labels) * weights / n)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, forceinline=True)
 def _probability(logit: np.float32) -> Any:
     return np.float32(1) / (np.float32(1) + np.exp(-logit))
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)
+def of_click(logit: np.float32, label: np.float32, weight: np.float32, n: int) -> tuple[np.float32, np.float32]:
+    """Return ``p`` and ``w (p - y) / n`` of a candidate. For kernels."""
+    p = _probability(logit)
+    return p, (p - label) * weight / np.float32(n)
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)
+def cross_entropy(logit: np.float32, label: np.float32, weight: np.float32) -> float:
+    """Return ``w (log(1 + exp(z)) - y z)`` of a candidate. For kernels."""
+    above = logit if logit > 0 else logit * np.float32(0)  # max(logit, 0), and NaN stays NaN
+    return float(weight * (above - logit * label + np.log1p(np.exp(-abs(logit)))))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -69,9 +94,6 @@ def _probabilities(logits: Floats, scores: Floats) -> None:
 def _click_loss(logits: Floats, labels: Floats, weights: Floats, scores: Floats, gradient: Floats) -> float:
     total, n = 0.0, max(len(logits), 1)
     for c in range(len(logits)):
-        logit = logits[c]
-        scores[c] = _probability(logit)
-        gradient[c] = (scores[c] - labels[c]) * weights[c] / np.float32(n)
-        above = logit if logit > 0 else logit * np.float32(0)  # max(logit, 0), and NaN stays NaN
-        total += weights[c] * (above - logit * labels[c] + np.log1p(np.exp(-abs(logit))))
+        scores[c], gradient[c] = of_click(logits[c], labels[c], weights[c], n)
+        total += cross_entropy(logits[c], labels[c], weights[c])
     return total / n

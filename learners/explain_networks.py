@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from learners.attention import matrices
 from learners.batch import CANDIDATES, Batch
 from learners.explain import Link, Look
 from learners.graph.edges import Edges, Positions
@@ -104,7 +105,7 @@ def _attention(network: DIN, batch: Batch) -> list[Look]:
         # Each pair as a request of its own: what comes back is weight x entry, so the weight is its projection on the entry.
         targets, entries = target.repeat_interleave(len(history), 0), history.repeat(len(target), 1)
         alone = np.arange(len(entries) + 1)
-        weighed = unit(targets, entries, alone, alone)
+        weighed = unit(matrices(targets, entries), alone, alone)[:, : targets.shape[1]]
         weights = (weighed * entries).sum(1) / entries.square().sum(1).clamp(min=1e-30)
         looks.append(Look(f"attention.{name}", name, weights.reshape(len(target), len(history)).cpu().numpy(), []))
     return looks

@@ -25,10 +25,11 @@ _arrays: Any = arrayobj
 _types: Any = types
 _ir: Any = _lower.ir  # llvmlite, in Numba's own version
 
-__all__ = ["compiled", "dot", "total"]
+__all__ = ["NARROW", "WIDE", "compiled", "dot", "lanes_summed", "lanes_summed_plain", "total"]
 
 Floats = npt.NDArray[np.float32]
-_WIDE, _NARROW = 32, 8
+WIDE, NARROW = 32, 8
+"""Lanes of the bulk of a row, and of what is left but for less than eight."""
 _FLOAT, _INT32 = _ir.FloatType(), _ir.IntType(32)
 
 
@@ -56,17 +57,22 @@ def _lowered(n_arrays: int) -> Callable[[Any, Any, Any, Any], Any]:
                 builder.store(builder.fadd(builder.load(so_far), at(index, kind)), so_far)
             return builder.load(so_far)
 
-        whole, eights = (builder.sub(n, builder.urem(n, number(lanes))) for lanes in (_WIDE, _NARROW))
-        wide, narrow, rest = summed(number(0), whole, _WIDE), summed(whole, eights, _NARROW), summed(eights, n, 1)
-        lanes = _WIDE
-        while lanes > _NARROW:
-            wide, lanes = _halved(builder, wide, lanes), lanes // 2
-        both = builder.fadd(wide, narrow)
-        while lanes > 1:
-            both, lanes = _halved(builder, both, lanes), lanes // 2
-        return builder.fadd(builder.extract_element(both, _INT32(0)), rest)
+        whole, eights = (builder.sub(n, builder.urem(n, number(lanes))) for lanes in (WIDE, NARROW))
+        wide, narrow, rest = summed(number(0), whole, WIDE), summed(whole, eights, NARROW), summed(eights, n, 1)
+        return lanes_summed(builder, wide, narrow, rest)
 
     return lower
+
+
+def lanes_summed(builder: Any, wide: Any, narrow: Any, rest: Any) -> Any:
+    """Lower the sum of 32 lanes, 8 lanes and a number."""
+    lanes = WIDE
+    while lanes > NARROW:
+        wide, lanes = _halved(builder, wide, lanes), lanes // 2
+    both = builder.fadd(wide, narrow)
+    while lanes > 1:
+        both, lanes = _halved(builder, both, lanes), lanes // 2
+    return builder.fadd(builder.extract_element(both, _INT32(0)), rest)
 
 
 def _halved(builder: Any, vector: Any, lanes: int) -> Any:
@@ -102,15 +108,20 @@ def dot_plain(x: Floats, y: Floats) -> np.float32:
 
 def total_plain(x: Floats) -> np.float32:
     """Compute what :data:`total` does, in its order."""
-    whole, eights = len(x) // _WIDE * _WIDE, len(x) // _NARROW * _NARROW
-    wide, narrow, rest = np.zeros(_WIDE, np.float32), np.zeros(_NARROW, np.float32), np.float32(0)
-    for start in range(0, whole, _WIDE):
-        wide += x[start : start + _WIDE]
-    for start in range(whole, eights, _NARROW):
-        narrow += x[start : start + _NARROW]
+    whole, eights = len(x) // WIDE * WIDE, len(x) // NARROW * NARROW
+    wide, narrow, rest = np.zeros(WIDE, np.float32), np.zeros(NARROW, np.float32), np.float32(0)
+    for start in range(0, whole, WIDE):
+        wide += x[start : start + WIDE]
+    for start in range(whole, eights, NARROW):
+        narrow += x[start : start + NARROW]
     for value in x[eights:]:
         rest += value
-    while len(wide) > _NARROW:
+    return lanes_summed_plain(wide, narrow, rest)
+
+
+def lanes_summed_plain(wide: Floats, narrow: Floats, rest: np.float32) -> np.float32:
+    """Compute the sum of 32 lanes, 8 lanes and a number."""
+    while len(wide) > NARROW:
         wide = wide[: len(wide) // 2] + wide[len(wide) // 2 :]
     both = wide + narrow
     while len(both) > 1:

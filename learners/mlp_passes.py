@@ -23,12 +23,13 @@ from torch.autograd.function import once_differentiable
 
 from learners import mlp_ranges, mlp_shared, mlp_slots
 from learners.blas import SGEMM
+from learners.click_loss import ClickLoss
 from learners.flat import Flat
 from learners.mlp_ranges import First, Hidden, Sums
 from learners.tape import recording
 from learners.threads import Task, Team, team
 
-__all__ = ["Click", "Model", "Plan", "Weights", "learned", "logits"]
+__all__ = ["Model", "Plan", "Weights", "learned", "logits"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -69,17 +70,6 @@ class Weights(NamedTuple):
     """Normalisations and the linear layers behind them."""
 
 
-class Click(NamedTuple):
-    """What the gradient of the click loss by the logits is made of (:class:`learners.mlp_ranges.Loss`), and where it goes."""
-
-    labels: Tensor
-    """``[C]``."""
-    weights: Tensor
-    """``[C]``."""
-    gradient: Tensor
-    """``[C]``, written."""
-
-
 class Model(NamedTuple):
     """An MLP as the passes take it."""
 
@@ -106,20 +96,24 @@ def logits(model: Model, plan: Plan, tensors: Sequence[Tensor]) -> Tensor:
     return _scored(model, plan, tensors)[0]
 
 
-def learned(model: Model, plan: Plan, tensors: Sequence[Tensor], click: Click, meanwhile: Task | None = None) -> Tensor:
-    """Return :func:`logits`, and go back at once; autograd's backward, if it is given ``click.gradient`` itself, hands out what
-    was found. On a tape it is given what was found.
+def learned(
+    model: Model, plan: Plan, tensors: Sequence[Tensor], labels: Tensor, weights: Tensor, meanwhile: Task | None = None
+) -> tuple[Tensor, ClickLoss]:
+    """Return :func:`logits` and the click loss, and go back at once; autograd's backward, if it is given the loss's gradient
+    itself, hands out what was found. On a tape it is given what was found.
 
     Args:
         model: the MLP.
         plan: of the batch.
         tensors: as of :func:`logits`.
-        click: takes the gradient by the logits.
+        labels: ``y``, float32 ``[C]``.
+        weights: ``w``, float32 ``[C]``.
         meanwhile: of :meth:`learners.threads.Team.run`.
     """
     tape, dense = recording(), tensors[: len(plan.widths)]
-    labels, weights, gradient = (tensor.numpy() for tensor in click)
-    loss = mlp_ranges.Loss(gradient, labels, weights)
+    n = len(plan.taken)
+    scores, gradient, losses = torch.empty(n), torch.empty(n), np.empty(-(-n // mlp_ranges.BLOCK))
+    loss = mlp_ranges.Loss(gradient.numpy(), labels.numpy(), weights.numpy(), scores.numpy(), losses)
     if tape is not None:
         if any(flat is model.flat for flat in tape.flats):
             raise RuntimeError("an MLP learns once in a step: the second gradient would take the place of the first")
@@ -131,13 +125,14 @@ def learned(model: Model, plan: Plan, tensors: Sequence[Tensor], click: Click, m
         for tensor, of_tensor in zip(tensors, found, strict=True):
             if of_tensor is not None:
                 tape.give(tensor, of_tensor)
-        return out
+        return out, ClickLoss(scores, float(losses.sum()) / max(n, 1), gradient)
     of, needed = np.zeros(model.flat.n, np.float32), [tensor.requires_grad for tensor in dense]
     with team() as threads:
         entry = _Entry(plan, model.weights, tensors)
         out, found = _learned(entry, model.weights, loss, needed, model.views(of), threads, meanwhile)
-    made = _Made(entry, click, out, [*_as_tensors(found), *map(torch.from_numpy, model.flat.views(of))])
-    return cast(Tensor, _Passes.apply(model, plan, made, len(tensors), *tensors, *model.flat.parameters))
+    click = ClickLoss(scores, float(losses.sum()) / max(n, 1), gradient)
+    made = _Made(entry, gradient, out, [*_as_tensors(found), *map(torch.from_numpy, model.flat.views(of))])
+    return cast(Tensor, _Passes.apply(model, plan, made, len(tensors), *tensors, *model.flat.parameters)), click
 
 
 @dataclasses.dataclass
@@ -145,8 +140,8 @@ class _Made:
     """What was found before autograd asked."""
 
     entry: _Entry
-    click: Click
-    """Its gradient is the one that this is for; held, so that no other tensor comes to lie where it is."""
+    gradient: Tensor
+    """The one by the logits that this is for; held, so that no other tensor comes to lie where it is."""
     out: Tensor | None
     found: list[Tensor | None] | None
     """Handed out once: held here too, each would be copied on its way into ``.grad``."""
@@ -167,7 +162,7 @@ class _Passes(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         made, model = cast(_Made | None, ctx.made), cast(Model, ctx.model)
-        if made is not None and grads[0].data_ptr() == made.click.gradient.data_ptr() and made.found is not None:
+        if made is not None and grads[0].data_ptr() == made.gradient.data_ptr() and made.found is not None:
             found, made.found = made.found, None
         else:
             none, of = np.zeros(0, np.float32), np.zeros(model.flat.n, np.float32)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.blas import product
+from learners.click_loss import cross_entropy, of_click
 from learners.lanes import dot
 from learners.mlp_kernels import enter, enter_backward, normalise, normalise_backward
 
@@ -25,6 +26,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 BLOCK = 128
 """Candidates at a time: what is made of them on the way up stays in cache for the way down."""
+LINE = 16  # floats in a cache line
 
 
 class First(NamedTuple):
@@ -68,6 +70,10 @@ class Loss(NamedTuple):
     """``y [C]``; none where the gradient is given."""
     weights: Floats
     """``w [C]``."""
+    scores: Floats = np.zeros(0, np.float32)
+    """Where there are labels, ``p [C]`` is written here, if there is room."""
+    losses: npt.NDArray[np.float64] = np.zeros(0)
+    """Likewise the sum of ``w (log(1 + exp(z)) - y z)`` over each block of candidates, however they are cut into ranges."""
 
 
 class Sums(NamedTuple):
@@ -117,8 +123,14 @@ def _linear(packed: Floats, widths: Ints, layer: int) -> tuple[Floats, Floats]:
 
 @numba.njit(cache=True, nogil=True)
 def _scratch(widths: Ints, rows: int) -> Floats:
-    """Return room for the standardised rows, the outputs and the gradients of all layers, flat."""
-    return np.empty((3, rows * widths.sum()), np.float32)
+    """Return room for the standardised rows, the outputs and the gradients of all layers, flat.
+
+    It begins at a cache line, as do its rows where a width allows: otherwise every vector lies in two of them.
+    """
+    n = 3 * rows * widths.sum()
+    room = np.empty(n + LINE, np.float32)
+    start = -(room.ctypes.data // 4) % LINE
+    return room[start : start + n].reshape(3, -1)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -175,15 +187,22 @@ def learn(
         end = min(start + BLOCK, last)
         _forward(sgemm, entry, hidden, scratch, inverse, logits, start, end)
         if len(loss.labels):
-            _of_click(logits[start:end], loss.labels[start:end], loss.weights[start:end], len(logits), loss.gradient[start:end])
+            _of_click(logits, loss, start, end)
         _backward(sgemm, entry, hidden, scratch, inverse, loss.gradient, wanted, of_x, sums, start, end)
 
 
 @numba.njit(cache=True, nogil=True)
-def _of_click(logits: Floats, labels: Floats, weights: Floats, n: int, gradient: Floats) -> None:
-    for c in range(len(logits)):
-        p = np.float32(1) / (np.float32(1) + np.exp(-logits[c]))
-        gradient[c] = (p - labels[c]) * weights[c] / np.float32(n)
+def _of_click(logits: Floats, loss: Loss, first: int, last: int) -> None:
+    """Write what a block of candidates has of the click loss."""
+    for c in range(first, last):
+        p, loss.gradient[c] = of_click(logits[c], loss.labels[c], loss.weights[c], len(logits))
+        if len(loss.scores):
+            loss.scores[c] = p
+    if len(loss.losses):
+        total = 0.0
+        for c in range(first, last):
+            total += cross_entropy(logits[c], loss.labels[c], loss.weights[c])
+        loss.losses[first // BLOCK] = total
 
 
 @numba.njit(cache=True, nogil=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from learners.adam import DenseAdam
 from learners.batch import Batch
-from learners.click_loss import click_loss, probabilities
+from learners.click_loss import ClickLoss, click_loss, probabilities
 from learners.features import Inputs
 from learners.learner import Learner, Scores, State, Stats
 from learners.request_mlp import Part, RequestMLP, SlotPart
@@ -26,6 +27,7 @@ from learners.samples import SampleBlock
 from learners.tables import EmbeddingTable
 from learners.tape import Tape
 from learners.threads import Task, held
+from negative_queues import LossNotFiniteError
 
 
 class Forward(NamedTuple):
@@ -35,8 +37,8 @@ class Forward(NamedTuple):
     losses: Mapping[str, Tensor | float] = {}
     """A float is one whose gradient is with the leaves already."""
     stats: Mapping[str, float] = {}
-    gradient: Tensor | None = None
-    """Of the click loss by the logits, where the network went back with it already (:meth:`RequestMLP.learn`)."""
+    click: ClickLoss | None = None
+    """Of the logits, where the network went back with its gradient already (:meth:`RequestMLP.learn`)."""
 
 
 class ClickNetwork(nn.Module, abc.ABC):
@@ -125,7 +127,12 @@ class NeuralLearner(Learner):
         return self.predict_learn(block)[1]
 
     def predict_learn(self, block: SampleBlock) -> tuple[Scores, Stats]:
-        """Score and learn with one forward pass."""
+        """Score and learn with one forward pass.
+
+        Raises:
+            LossNotFiniteError: the click loss is NaN or infinite; no layer and no vector has changed then, only what
+                looking the block up has admitted and counted.
+        """
         with contextlib.nullcontext() if self.network.uses_torch_threads else held():
             return self._step(block)
 
@@ -135,15 +142,14 @@ class NeuralLearner(Learner):
         batch, vectors = Batch(block, self.device), self.network.inputs.vectors
         before = (0, 0) if vectors is None else vectors.look_ups()
         out: Forward = self.network(batch, learn=True, step=self.step)
-        scores, click, gradient = click_loss(out.logits.detach(), batch.labels, batch.weights)
-        if out.gradient is not None:  # that very tensor: it says that the network went back with it
-            gradient = out.gradient
+        click = click_loss(out.logits.detach(), batch.labels, batch.weights) if out.click is None else out.click
+        _check_loss(click.loss)
         weights = self.network.loss_weights()
         parts = {name: loss for name, loss in out.losses.items() if isinstance(loss, Tensor) and loss.requires_grad}
         self.optimiser.zero_grad()
         torch.autograd.backward(
             (out.logits, *parts.values()),
-            (gradient, *(torch.full_like(loss, weights[name]) for name, loss in parts.items())),
+            (click.gradient, *(torch.full_like(loss, weights[name]) for name, loss in parts.items())),
         )
         self.optimiser.step()
         self.network.apply_gradients()
@@ -151,18 +157,19 @@ class NeuralLearner(Learner):
         self.step += 1
         losses = {f"loss.{name}": loss.item() if isinstance(loss, Tensor) else loss for name, loss in out.losses.items()}
         missing = {} if vectors is None else {"vectors.missing": vectors.missing_share(before)}
-        return scores.cpu().numpy(), {"loss.click": click, **losses, **missing, **out.stats}
+        return click.scores.cpu().numpy(), {"loss.click": click.loss, **losses, **missing, **out.stats}
 
     def _step_on_tape(self, batch: Batch, optimiser: DenseAdam) -> tuple[Scores, Stats]:
         with Tape() as tape:
             out = self.network.forward(batch, learn=True, step=self.step)
-            scores, click, _ = click_loss(out.logits, batch.labels, batch.weights)
+            assert out.click is not None, "on a tape an MLP learns, and says the loss"
+            _check_loss(out.click.loss)
             tape.back()  # tables take their step in it
         optimiser.step_with(tape.parameters, tape.flats)
         self.network.after(batch, self.step)
         self.step += 1
         losses = {f"loss.{name}": loss.item() if isinstance(loss, Tensor) else loss for name, loss in out.losses.items()}
-        return scores.numpy(), {"loss.click": click, **losses, **out.stats}
+        return out.click.scores.numpy(), {"loss.click": out.click.loss, **losses, **out.stats}
 
     def state(self) -> State:
         """Return layers, optimiser, tables, queues and the step as named arrays."""
@@ -226,7 +233,7 @@ def clicked(
     learn: bool,
     meanwhile: Task | None = None,
 ) -> Forward:
-    """Return the logits of an MLP as those of the network; when learning, with the click loss's gradient.
+    """Return the logits of an MLP as those of the network; when learning, with the click loss.
 
     Args:
         mlp: nothing may be added to what it returns.
@@ -238,8 +245,14 @@ def clicked(
     """
     if not learn:
         return Forward(mlp(candidate, request, batch.request_of()))
-    logits, gradient = mlp.learn(candidate, request, batch.request_of(), batch.labels, batch.weights, meanwhile)
-    return Forward(logits, gradient=gradient)
+    logits, click = mlp.learn(candidate, request, batch.request_of(), batch.labels, batch.weights, meanwhile)
+    return Forward(logits, click=click)
+
+
+def _check_loss(click: float) -> None:
+    """Refuse to learn from a click loss that is no number: it would make one of every weight that it reaches."""
+    if not math.isfinite(click):
+        raise LossNotFiniteError(f"loss.click is {click}")
 
 
 def _part(state: Mapping[str, npt.NDArray[Any]], prefix: str) -> State:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from learners import mlp_passes
+from learners.click_loss import ClickLoss
 from learners.flat import Flat
-from learners.mlp_passes import Click, Model, Plan, Weights
+from learners.mlp_passes import Model, Plan, Weights
 from learners.mlp_ranges import Hidden
 from learners.sim_extract import SimExtract, Slots
 from learners.tables import Gathered
@@ -97,7 +98,7 @@ class RequestMLP(nn.Module):
         """
         if request_of.device.type != "cpu":
             return self.plain(candidate, request, request_of)
-        return self._compiled(candidate, request, request_of, None)
+        return mlp_passes.logits(*self._entered(candidate, request, request_of))
 
     def learn(
         self,
@@ -107,11 +108,11 @@ class RequestMLP(nn.Module):
         labels: Tensor,
         weights: Tensor,
         meanwhile: Task | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return logits, and their gradient of the click loss, ``w (sigmoid(logit) - y) / C``, where it went back with it.
+    ) -> tuple[Tensor, ClickLoss | None]:
+        """Return logits, and the click loss, where it went back with it.
 
         A candidate goes back as soon as its logit is there, while what the layers made of it is in cache. Autograd's backward
-        hands out what that found if it is given this gradient itself; with any other it computes anew.
+        hands out what that found if it is given this very gradient; with any other it computes anew.
 
         Args:
             candidate: as :meth:`forward`, like the next two.
@@ -123,26 +124,20 @@ class RequestMLP(nn.Module):
         """
         if request_of.device.type != "cpu":
             return self.plain(candidate, request, request_of), None
-        gradient = torch.empty(len(request_of))
-        return self._compiled(candidate, request, request_of, Click(labels, weights, gradient), meanwhile), gradient
+        model, plan, tensors = self._entered(candidate, request, request_of)
+        return mlp_passes.learned(model, plan, tensors, labels, weights, meanwhile)
 
-    def _compiled(
-        self,
-        candidate: Sequence[Part | SlotPart],
-        request: Tensor,
-        request_of: Tensor,
-        click: Click | None,
-        meanwhile: Task | None = None,
-    ) -> Tensor:
+    def _entered(
+        self, candidate: Sequence[Part | SlotPart], request: Tensor, request_of: Tensor
+    ) -> tuple[Model, Plan, list[Tensor]]:
+        """Return what the compiled passes take."""
         if self._model is None or _CHECKS_EACH_STEP:
             _check_places(candidate, request, request_of)
         if self._model is None or not self._model.flat.holds():
             self._model = self._as_one()
         self._check_widths(candidate, request)
         plan, tensors = _plan(candidate, request if self.request is not None else None, request_of)
-        if click is None:
-            return mlp_passes.logits(self._model, plan, tensors)
-        return mlp_passes.learned(self._model, plan, tensors, click, meanwhile)
+        return self._model, plan, tensors
 
     def _as_one(self) -> Model:
         """Lay the parameters side by side."""

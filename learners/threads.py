@@ -9,9 +9,11 @@ more than the task it is at; what a task computes depends on the cut alone, so r
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -76,12 +78,20 @@ class Team:
             if meanwhile is not None:
                 meanwhile()
             job.work()
-        finally:
-            while not job.ended:  # nobody works on the caller's arrays once it goes on, wherever an interrupt comes
-                try:
-                    job.end()
-                except KeyboardInterrupt as error:
-                    interrupt = error
+        finally:  # nobody works on the caller's arrays once it goes on, wherever an interrupt comes
+            try:
+                while not job.ended:
+                    try:
+                        job.end()
+                    except KeyboardInterrupt as error:
+                        interrupt = error
+            except KeyboardInterrupt as error:  # one that came as the loop went round, where Python looks for signals too
+                interrupt = error
+                while not job.ended:
+                    try:
+                        job.end()
+                    except KeyboardInterrupt as another:
+                        interrupt = another
         if interrupt is not None:
             raise interrupt
         return job.results()
@@ -104,12 +114,12 @@ def held() -> Iterator[None]:
         yield
         return
     try:
-        torch.set_num_threads(1)
+        _set_own(1)
         _held.n = n
         yield
     finally:
         vars(_held).pop("n", None)
-        torch.set_num_threads(n)
+        _set_own(n)
 
 
 _held = threading.local()
@@ -121,7 +131,37 @@ def _set(n: int) -> None:
     if hasattr(_held, "n"):
         _held.n = n
     else:
-        torch.set_num_threads(n)
+        _set_own(n)
+
+
+def _set_own(n: int) -> None:
+    """Set how many threads torch has in the calling thread."""
+    torch.get_num_threads()  # a thread takes the process's setting when it first asks, and keeps its own from then on
+    _set_asked(n)
+
+
+def _setter() -> Callable[[int], object]:
+    """Return what sets how many threads torch has in the calling thread, once that has asked for it.
+
+    ``torch.set_num_threads`` does that and sets what threads have that use torch for the first time from then on, which they
+    keep: one that begins while another is inside a team would have one thread for good. So this does what torch does of it for
+    the calling thread alone (ATen/ParallelOpenMP.cpp), where its library shows how.
+    """
+    backends: Any = torch.backends  # torch's own tools are written without types
+    folder = Path(torch.__file__).parent / "lib"
+    for path in (folder / "libtorch_cpu.so", folder / "libtorch_cpu.dylib"):
+        if backends.openmp.is_available() and path.exists():
+            library = ctypes.PyDLL(str(path))  # its own functions, or of a library that it loads
+            openmp: Any = getattr(library, "omp_set_num_threads", None)
+            mkl: Any = getattr(library, "MKL_Set_Num_Threads_Local", None)
+            if openmp is not None and mkl is not None:
+                return lambda n: (openmp(n), mkl(n))
+            if openmp is not None and not backends.mkl.is_available():
+                return lambda n: openmp(n)
+    return torch.set_num_threads
+
+
+_set_asked = _setter()
 
 
 class _Job:
@@ -197,16 +237,14 @@ class _Pool:
             self._jobs.put(job)
 
     def _start(self) -> None:
-        threads, ready = torch.get_num_threads(), threading.Event()
+        ready = threading.Event()
         threading.Thread(target=_wait_for, args=(self._jobs, ready), name="step", daemon=True).start()
         ready.wait()
-        torch.set_num_threads(threads)  # the thread's own setting is what new threads would begin with
         self._n += 1
 
 
 def _wait_for(jobs: SimpleQueue[_Job], ready: threading.Event) -> None:
-    torch.get_num_threads()  # it takes the process's setting when first asked for, and keeps its own from then on
-    torch.set_num_threads(1)
+    _set_own(1)
     torch.set_grad_enabled(False)
     ready.set()
     while True:

@@ -5,9 +5,10 @@ Shapes: ``R`` requests, ``C`` candidates over all of them.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,9 @@ from learners.metrics import (
     score_rows,
 )
 from learners.samples import Ragged, SampleBlock, SampleError
+from negative_queues import LossNotFiniteError
 from stream_app.events import hash_id
+from stream_app.guard import GuardError
 from stream_app.score_record import ScoreRecord
 
 
@@ -179,19 +182,32 @@ class Entrant:
         return scores
 
     def learn(self, block: SampleBlock) -> None:
-        """Learn a block."""
+        """Learn a block.
+
+        Raises:
+            GuardError: a loss is NaN or infinite, which the model found before it moved.
+        """
         began = time.perf_counter()
-        stats = self.learner.learn(block)
+        with self._telling_whose():
+            stats = self.learner.learn(block)
         self._took(time.perf_counter() - began, block.n_candidates)
         self._note(stats)
 
     def predict_learn(self, block: SampleBlock) -> Scores:
-        """Score a block, then learn it."""
+        """Score a block, then learn it; raises what :meth:`learn` does."""
         began = time.perf_counter()
-        scores, stats = self.learner.predict_learn(block)
+        with self._telling_whose():
+            scores, stats = self.learner.predict_learn(block)
         self._took(time.perf_counter() - began, block.n_candidates)
         self._note(stats)
         return scores
+
+    @contextlib.contextmanager
+    def _telling_whose(self) -> Iterator[None]:
+        try:
+            yield
+        except LossNotFiniteError as error:
+            raise GuardError(f"{self.name}: {error}") from error
 
     def count(self, scores: Scores, of: Scored, after_part: Callable[[int], None] = lambda part: None) -> None:
         """Count scores in all figures.

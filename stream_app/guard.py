@@ -1,8 +1,9 @@
 """Stops a run whose model has gone wrong, before a checkpoint of it can take the place of a good one.
 
 Two things can go wrong. *Numbers*: a score, the click loss or a weight is NaN or infinite; one is enough, because nothing
-heals it. *Figures*: the AUC or the log loss of ``guard_windows`` windows in a row is far from what is usual, the median of the
-good windows before. The usual figures are the run's own: no threshold has to be guessed beforehand.
+heals it. A network finds such a click loss before it moves, so that what it has in memory stays good too. *Figures*: the AUC or
+the log loss of ``guard_windows`` windows in a row is far from what is usual, the median of the good windows before. The usual
+figures are the run's own: no threshold has to be guessed beforehand.
 """
 
 from __future__ import annotations

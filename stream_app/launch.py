@@ -12,10 +12,12 @@ import msgspec
 
 from learners.models import config_of
 from stream_app.config import RunConfig
+from stream_app.entrants import build_entrants
 from stream_app.item_vectors import item_vectors
 from stream_app.profile import Profile
 from stream_app.progress import Progress
-from stream_app.replay import Replay, Step, build_entrants
+from stream_app.replay import Replay, Step
+from stream_app.replay_reading import ReplayReading
 from stream_app.report.writer import PageWriter
 from stream_app.runs import RunError, RunFolder, differences
 from stream_app.sample_sources import open_source
@@ -77,10 +79,15 @@ def launch(log: Log, config: RunConfig, run: Path | None = None, *, resume: bool
         raise RunError("--resume needs --run: the folder of the run to go on with")
     profile = Profile()
     source = open_source(log, config.join, profile)
+    reading = ReplayReading(config, source, source.schema(), profile)
     folder = None if run is None else (RunFolder.open(run) if resume else RunFolder.create(run, config))
     try:
         if folder is not None and resume:
             check_same(folder, config)
+        if not resume:
+            # It starts while the models are made.
+            places = source.places(config.replay.start)
+            reading.begin(places, *([places] if config.delayed() else []))
         set_threads(config)
         items = item_vectors(log, config, run, profile=profile)
         entrants = build_entrants(config, source.schema(), vectors=items.store if items else None)
@@ -88,9 +95,8 @@ def launch(log: Log, config: RunConfig, run: Path | None = None, *, resume: bool
             for part, why in entrant.learner.describe().get("off", {}).items():
                 say(f"{entrant.name}: {part} is off, because {why}", quiet)
         page = None if folder is None else PageWriter(folder.path, resumed=resume)
-        replay = Replay(
-            config, source, entrants, folder, profile, on_saved=page.checkpointed if page else _nothing, items=items
-        )
+        on_saved = page.checkpointed if page else _nothing
+        replay = Replay(config, source, entrants, folder, profile, on_saved=on_saved, items=items, reading=reading)
         if folder is not None and resume and (checkpoint := folder.load()) is not None:
             replay.load(checkpoint)
             say(f"going on after {replay.requests:,} requests", quiet)
@@ -109,6 +115,7 @@ def launch(log: Log, config: RunConfig, run: Path | None = None, *, resume: bool
                 quiet,
             )
     finally:
+        reading.close()
         if folder is not None:
             folder.close()
     return Launched(replay, profile, page, None if finished else stop.signal)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,22 +17,19 @@ import numpy as np
 
 from learners.checkpoint import Checkpoint
 from learners.learner import Scores
-from learners.metrics import DrawnHits, MetricOptions, SliceOptions
-from learners.models import ModelContext, build
-from learners.samples import SampleBlock, SampleError, SampleSchema
-from learners.vectors import VectorStore
-from stream_app.config import ConfigError, RunConfig
+from learners.metrics import SliceOptions
+from learners.samples import SampleBlock, SampleError
+from stream_app.config import RunConfig
+from stream_app.drawn_ranks import DrawnRanks
 from stream_app.entrant import Entrant, Scoring
 from stream_app.figures_behind import FiguresBehind
 from stream_app.guard import GuardError, check_state, check_step
 from stream_app.item_vectors import ItemVectors
-from stream_app.oracle import BEST, Oracle
-from stream_app.prefetch import prefetch
 from stream_app.profile import Profile
+from stream_app.replay_reading import ReplayReading
 from stream_app.runs import RunFolder
-from stream_app.sample_cursor import READ_ROWS
 from stream_app.sample_sources import Source
-from stream_app.samples_reader import Batch, Place, Range, SampleReader
+from stream_app.samples_reader import Batch, Place
 from stream_app.score_ahead import ScoreAhead
 from stream_app.score_record import ScoreRecord
 
@@ -43,7 +40,7 @@ WAY_OUT = (
     "proportion in the features of these requests, and replay into a new run"
 )
 
-__all__ = ["Replay", "Step", "build_entrants"]
+__all__ = ["Replay", "Step"]
 
 
 class Step(NamedTuple):
@@ -58,39 +55,6 @@ class Step(NamedTuple):
     """Part of the event time since the first step that has passed; None where nobody knows."""
 
 
-def build_entrants(
-    config: RunConfig, schema: SampleSchema, *, live: bool = False, vectors: VectorStore | None = None
-) -> list[Entrant]:
-    """Build the models of a run, and the best possible scores where the samples know them.
-
-    Args:
-        config: names the models.
-        schema: of the samples.
-        live: whether the run follows a stream and need not repeat a clock.
-        vectors: of items, which the run fills.
-
-    Raises:
-        ModelError: there is no such model, or it does not take an option.
-    """
-    options = MetricOptions(window_ms=config.replay.window_ms, window_requests=config.replay.window_requests)
-    entrants = []
-    for name in config.replay.models:
-        context = ModelContext(
-            schema=schema,
-            name=name,
-            seed=config.replay.seed,
-            device=config.replay.device,
-            live=live,
-            ignored_features=config.replay.ignored_features,
-            vectors=vectors,
-        )
-        learner = build(config.model_type(name), config.model_options(name), context)
-        entrants.append(Entrant(name, learner, tuple(config.replay.slices), options))
-    if schema.has_truth:
-        entrants.append(Entrant(BEST, Oracle(), tuple(config.replay.slices), options))
-    return entrants
-
-
 class Replay:
     """A run over samples.
 
@@ -102,6 +66,7 @@ class Replay:
         profile: where the time goes.
         on_saved: called after each checkpoint, on the thread that learns.
         items: fills the store of item vectors that the models were given.
+        reading: of the source, where it has begun already.
     """
 
     def __init__(
@@ -113,6 +78,7 @@ class Replay:
         profile: Profile | None = None,
         on_saved: Callable[[Replay], None] = lambda replay: None,
         items: ItemVectors | None = None,
+        reading: ReplayReading | None = None,
     ) -> None:
         self.config = config
         self.entrants = list(entrants)
@@ -121,16 +87,17 @@ class Replay:
         self.ts = 0
         self.seconds = 0.0
         """Wall time of all parts of the run; goes into rates only."""
-        self._source, self.schema = source, source.schema()
+        self.schema = source.schema()
         self._folder, self._items = folder, items
         self._profile = profile or Profile()
+        self._reading = reading or ReplayReading(config, source, self.schema, self._profile)
         self._on_saved = on_saved
         replay = config.replay
         self.record = ScoreRecord(
             self.schema, SliceOptions(standard=replay.standard_slices, features=replay.slice_by), replay.seed
         )
         self._scoring = Scoring(replay.score_from, replay.slices, config.join.policy == "correct", self.record)
-        self._drawn = _drawn_hits(config, self.schema, self.entrants)
+        self._drawn = DrawnRanks.of(config, self.schema, self.entrants, self._profile)
         self._began = self._saved_at = time.monotonic()
         self._written = threading.Event()
         """Set by the thread that has written a checkpoint, until :meth:`_show` has told of it."""
@@ -163,10 +130,13 @@ class Replay:
         """
         with contextlib.ExitStack() as still_open:
             still_open.callback(self._figures.close)
-            batches = still_open.enter_context(contextlib.closing(self._prefetched(self._learned)))
+            self.begin_reading()
+            learners = [entrant.learner for entrant in self.entrants]
+            batches = still_open.enter_context(contextlib.closing(self._reading.stream(0, learners)))
             if self.delayed:
-                shown = still_open.enter_context(contextlib.closing(self._prefetched(self._shown, scored=True)))
+                shown = still_open.enter_context(contextlib.closing(self._reading.stream(1)))
                 self._ahead = ScoreAhead(shown, self._shown, self.config.window_ms(), self._held)
+            still_open.callback(self._reading.close)  # The threads above may wait for it.
             stopping = False
             for batch in batches:
                 if self._items is not None:
@@ -189,30 +159,9 @@ class Replay:
             self.save()
         return True
 
-    def _prefetched(self, places: Sequence[Place], *, scored: bool = False) -> Generator[Batch, None, None]:
-        """Return the batches from ``places`` on, read ahead: those that are ``scored`` only are not prepared to be learned."""
-        batches = self._reader(places)
-        if scored or not any(entrant.learner.prepares_ahead for entrant in self.entrants):
-            at_once = max(1, READ_ROWS // self.config.replay.batch_requests)
-            return prefetch(batches, self._profile, depth=2, at_once=at_once)
-        return prefetch(self._prepared(batches), self._profile)  # What is prepared fills a device's memory.
-
-    def _reader(self, places: Sequence[Place]) -> Iterator[Batch]:
-        replay = self.config.replay
-        span = Range(replay.start, replay.stop)
-        reader = SampleReader(
-            self._source, self.schema, places, replay.batch_requests, span, self.config.window_ms(), self._profile
-        )
-        return iter(reader)
-
-    def _prepared(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Have the models that gain by it prepare each batch, on the thread that reads ahead."""
-        learners = [entrant.learner for entrant in self.entrants if entrant.learner.prepares_ahead]
-        for batch in batches:
-            with self._profile.stage("prepare"):
-                for learner in learners:
-                    learner.prepare(batch.block)
-            yield batch
+    def begin_reading(self) -> None:
+        """Have the samples read ahead from here on, where another process does it."""
+        self._reading.begin(self._learned, *([self._shown] if self.delayed else []))
 
     def _score_what_was_shown(self, ts: int) -> None:
         """Under ``delayed``: score the requests that were shown up to now, with the weights as they are."""
@@ -221,7 +170,8 @@ class Replay:
         for block in self._ahead.shown_by(ts):
             for start in range(0, len(block), SCORE_REQUESTS):
                 part = block.slice(start, start + SCORE_REQUESTS)
-                self._rank_drawn(part)
+                if self._drawn is not None:
+                    self._drawn.rank(part)
                 scores = []
                 for entrant in self.entrants:
                     with self._profile.stage(f"predict {entrant.name}"):
@@ -233,16 +183,19 @@ class Replay:
         """Learn a batch; under ``immediate`` score it first, in the same forward pass."""
         if self.delayed:
             for entrant in self.entrants:
-                with self._profile.stage(f"learn {entrant.name}"):
-                    entrant.learn(batch.block)
-                self._check(entrant, None, batch.block)
+                with self._telling_where(batch.block):
+                    with self._profile.stage(f"learn {entrant.name}"):
+                        entrant.learn(batch.block)
+                    check_step(entrant.name, None, entrant.stats)
         else:
-            self._rank_drawn(batch.block)
+            if self._drawn is not None:
+                self._drawn.rank(batch.block)
             scores = []
             for entrant in self.entrants:
-                with self._profile.stage(f"predict and learn {entrant.name}"):
-                    scores.append(entrant.predict_learn(batch.block))
-                self._check(entrant, scores[-1], batch.block)
+                with self._telling_where(batch.block):
+                    with self._profile.stage(f"predict and learn {entrant.name}"):
+                        scores.append(entrant.predict_learn(batch.block))
+                    check_step(entrant.name, scores[-1], entrant.stats)
             self._uncounted.append((batch.block, scores))
         batch.block.forget()
         self.batches += 1
@@ -250,10 +203,11 @@ class Replay:
         self.ts = batch.order_due
         self._learned = batch.places
 
-    def _check(self, entrant: Entrant, scores: Scores | None, block: SampleBlock) -> None:
+    @contextlib.contextmanager
+    def _telling_where(self, block: SampleBlock) -> Iterator[None]:
         """End the run where a model's numbers are none any more: nothing heals them, and no checkpoint of them is written."""
         try:
-            check_step(entrant.name, scores, entrant.stats)
+            yield
         except GuardError as error:
             raise GuardError(
                 f"{error} at step {self.batches + 1}, requests {self.requests + 1:,} to {self.requests + len(block):,} of the "
@@ -267,24 +221,6 @@ class Replay:
                 check_state(name, state)
             except GuardError as error:
                 raise GuardError(f"{error} after {self.requests:,} requests of the run. {WAY_OUT}") from error
-
-    def _rank_drawn(self, block: SampleBlock) -> None:
-        """Rank the positives of a block that is about to be scored among drawn items, if the run asks for it."""
-        if self._drawn is None:
-            return
-        start = self.config.replay.score_from
-        with self._profile.stage("drawn negatives"):
-            for trial in self._drawn.trials(block, None if start is None else block.column("ts") >= start):
-                for entrant in self.entrants:
-                    if entrant.name != BEST:
-                        self._drawn.count(entrant.name, entrant.learner.predict(trial), trial)
-            self._drawn.admit(block)
-            self._note_drawn()
-
-    def _note_drawn(self) -> None:
-        if self._drawn is not None:
-            for name, figures in self._drawn.figures().items():
-                next(each for each in self.entrants if each.name == name).drawn = figures
 
     def _count(self) -> None:
         """Have the figures counted of the batches that were scored since the last call."""
@@ -393,24 +329,10 @@ class Replay:
             self._items.load_state(checkpoint.arrays["vectors"])
         if self._drawn is not None:
             self._drawn.load_state(checkpoint.arrays.get("drawn", {}))
-            self._note_drawn()
         self.batches, self.requests, self.ts = checkpoint.step, extra["requests"], extra["ts"]
         self.seconds = extra["seconds"]
         self._learned, self._shown = _places(extra["learned"]), _places(extra["shown"])
         self._held = [SampleBlock.from_ipc(array.tobytes()) for _, array in sorted(checkpoint.arrays["held"].items())]
-
-
-def _drawn_hits(config: RunConfig, schema: SampleSchema, entrants: Sequence[Entrant]) -> DrawnHits | None:
-    replay = config.replay
-    if not replay.hr_negatives:
-        return None
-    if config.join.policy == "correct":
-        raise ConfigError(
-            'replay.hr_negatives ranks clicks when their request is scored, and with join.policy = "correct" they come later: '
-            'leave it out, or join the log with join.policy = "wait"'
-        )
-    names = [entrant.name for entrant in entrants if entrant.name != BEST]
-    return DrawnHits(schema, replay.hr_negatives, names, replay.seed, replay.hr_share)
 
 
 def _marks(places: Sequence[Place]) -> dict[int, int]:

@@ -130,7 +130,8 @@ class SampleReader:
                 yield rows
                 continue
             with self._profile.stage("merge"):
-                yield _merge(held)
+                merged = _merge(held)
+            yield merged
 
 
 def _merge(held: Sequence[tuple[Cursor, Rows]]) -> Rows:

@@ -17,6 +17,7 @@ from learners.checkpoint import Checkpoint, digest, latest, load
 from learners.samples import SampleBlock, SampleError, SampleSchema
 from stream_app.config import RunConfig
 from stream_app.entrant import Entrant
+from stream_app.entrants import build_entrants
 from stream_app.events import SAMPLES
 from stream_app.freed_memory import GivesBack, use_system_pool
 from stream_app.item_vectors import ItemVectors, item_vectors
@@ -26,7 +27,6 @@ from stream_app.live_reader import LiveReader
 from stream_app.live_view import LiveView
 from stream_app.order import read_order, recorded_blocks
 from stream_app.profile import Profile
-from stream_app.replay import build_entrants
 from stream_app.report.writer import PageWriter
 from stream_app.results import result_of
 from stream_app.runs import CHECKPOINTS, ORDER, RunError, RunFolder, is_run

@@ -4,18 +4,21 @@ The thread that learns pays for the copy alone. Hashing, writing, forcing to the
 :func:`learners.checkpoint.save`, in the same order, on the other thread; so a process that dies in between leaves the
 checkpoint before. The copy lives in memory that is used again and is made beforehand, on the thread, because touching fresh
 memory for the first time takes twenty times as long as the copying (2.3 s against 0.1 s for a GB, measured): a run with
-background checkpoints holds its state twice. For the same reason a table's state is views of what it has, and columns that
-lie side by side are copied as they lie. Two threads copy no faster than one: memory is what both wait for.
+background checkpoints holds its state twice. For the same reason a table's state is views of what it has, a delta picks its
+rows as it is copied, and columns that lie side by side are copied as they lie. Large arrays go past the cache
+(:mod:`learners.tables.copying`). Two threads copy no faster than one: memory is what both wait for.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from learners.tables.copying import aligned, copy
 
 State = Mapping[str, npt.NDArray[Any]]
 Array = npt.NDArray[Any]
@@ -30,6 +33,8 @@ _ROOM: Final = 1.25
 """Memory for an array that grows has a quarter of room more, so that it is not made afresh each time."""
 _WASTE: Final = 1.5
 """Columns are copied together where the memory between them is no more than half of theirs."""
+_STREAMED: Final = 1 << 20
+"""Arrays of so many bytes are copied past the cache."""
 
 
 class Key(NamedTuple):
@@ -37,6 +42,16 @@ class Key(NamedTuple):
 
     group: str
     name: str
+
+
+class Source(Protocol):
+    """What knows how to copy itself, as :class:`learners.tables.changes.Delta` does."""
+
+    size: int
+    """Bytes of the copy."""
+
+    def copied_to(self, memory: Bytes) -> dict[str, Array]:
+        """Return the copy as arrays in ``memory``, which begins at a cache line and has ``size`` bytes or more."""
 
 
 class StateCopy:
@@ -53,28 +68,28 @@ class StateCopy:
     def __init__(self) -> None:
         self._memory: dict[Key, Bytes] = {}
 
-    def lacks(self, states: Mapping[str, State]) -> dict[Key, int]:
+    def lacks(self, states: Mapping[str, State | Source]) -> dict[Key, int]:
         """Return bytes of what there is no memory for yet; nothing where it is so little that :meth:`take` may make it, on the
         thread that learns."""
         lacking = self._lacking(_spans(states))
         return lacking if sum(lacking.values()) > _AT_ONCE else {}
 
-    def _lacking(self, spans: Mapping[Key, _Span]) -> dict[Key, int]:
+    def _lacking(self, spans: Mapping[Key, Source]) -> dict[Key, int]:
         held = self._memory
         return {key: span.size for key, span in spans.items() if key not in held or len(held[key]) < span.size}
 
     def reserve(self, lacking: Mapping[Key, int]) -> None:
         """Make and touch memory for what :meth:`lacks` returned, and a quarter more; meant for another thread than learns."""
         for key, size in lacking.items():
-            memory = np.empty(int(size * _ROOM), np.uint8)
+            memory = aligned(int(size * _ROOM))
             memory.fill(0)
             self._memory[key] = memory
 
-    def take(self, states: Mapping[str, State]) -> dict[str, dict[str, Array]]:
+    def take(self, states: Mapping[str, State | Source]) -> dict[str, dict[str, Array]]:
         """Return a copy of the states by group; it holds until the next one is taken."""
         spans = _spans(states)
         self.reserve(self._lacking(spans))
-        copies: dict[str, dict[str, Array]] = {group: dict(state) for group, state in states.items()}
+        copies = {group: dict[str, Array](state) if isinstance(state, Mapping) else {} for group, state in states.items()}
         for key, span in spans.items():
             for name, copied in span.copied_to(self._memory[key]).items():
                 copies[key.group][name] = copied
@@ -97,20 +112,31 @@ class _Span:
         if not self._together:
             ((name, array),) = self._arrays.items()
             room: Array = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
-            np.copyto(room, array)
+            _copy(array, room)
             return {name: room}
         root = _root(next(iter(self._arrays.values())))
         start = self._low - root.ctypes.data
-        np.copyto(memory[: self.size], root.reshape(-1).view(np.uint8)[start : start + self.size])
+        _copy(root.reshape(-1).view(np.uint8)[start : start + self.size], memory[: self.size])
         return {
             name: np.ndarray(a.shape, a.dtype, memory, a.ctypes.data - self._low, a.strides) for name, a in self._arrays.items()
         }
 
 
-def _spans(states: Mapping[str, State]) -> dict[Key, _Span]:
+def _copy(array: Array, room: Array) -> None:
+    """Copy an array; large ones past the cache."""
+    if array.nbytes >= _STREAMED and array.flags.c_contiguous:
+        copy(array, room.reshape(-1).view(np.uint8))
+    else:
+        np.copyto(room, array)
+
+
+def _spans(states: Mapping[str, State | Source]) -> dict[Key, Source]:
     """Return what is copied in one go, by group and the first name."""
-    found: dict[Key, _Span] = {}
+    found: dict[Key, Source] = {}
     for group, state in states.items():
+        if not isinstance(state, Mapping):
+            found[Key(group, "")] = state
+            continue
         together: dict[tuple[Any, ...], dict[str, Array]] = {}
         for name, array in state.items():
             together.setdefault(_lies_in(array) or (name,), {})[name] = array

@@ -1,9 +1,9 @@
 """Edges as positions, and the kernel that makes them: find all, then draw where there are too many.
 
 An edge's ends are positions in the flat values of the sequences it came from, so a gathered embedding matrix is indexed
-without another look-up. Every edge kind is the same search: for each entry ``a`` of one sequence, the other ends ``b`` lie in a
-range ``[low[a], high[a])`` that the order in time gives by two pointers; a pair is kept if its ids are known and differ and its
-categories do not contradict. The kinds differ only in how they find the ranges.
+without another look-up. There are two searches. Where the other ends of an entry are the entries before it down to some place,
+by number or by session, all of them that are known and differ are taken (:func:`find_pairs`); what is near in time and of like
+category is :mod:`learners.graph.near`'s.
 
 Letters: ``R`` requests, ``N`` entries over all requests, ``K`` category slots of an entry, ``P`` pairs, ``E`` edges.
 """
@@ -155,30 +155,26 @@ def frozen(array: npt.NDArray[Any]) -> Positions:
     return view
 
 
-def find_pairs(a: Side, b: Side, low: Positions, high: Positions, cap: int | None, key: DrawKey | None) -> Pairs:
-    """Return the pairs ``(x, y)`` with ``low[x] <= y < high[x]`` that are new, known, different and of like category.
+def find_pairs(of: Side, low: Positions, high: Positions, cap: int | None, key: DrawKey | None) -> Pairs:
+    """Return the pairs ``(x, y)`` of a sequence with ``low[x] <= y < high[x]`` that are new, known and different.
 
-    A pair is new if one end is among the fresh entries of its sequence. Ids differ, and neither is 0. Categories
-    are alike if the sets intersect or one of them is empty.
+    A pair is new if ``x`` is among the fresh entries of its sequence. Ids differ, and neither is 0. Categories do not matter.
 
     Args:
-        a: side of ``x``.
-        b: side of ``y``, of the same requests.
-        low: first candidate ``y`` per ``x``, int64 ``[N_a]``.
-        high: end of the candidates, int64 ``[N_a]``; within the same request.
+        of: the entries.
+        low: first candidate ``y`` per ``x``, int64 ``[N]``.
+        high: end of the candidates, int64 ``[N]``: ``x`` or before, in the same request.
         cap: at most so many *edges* per request (a pair is two), or None. ``cap // 2`` pairs are drawn from a request that has
             more, each subset equally likely (Knuth 3.4.2, Algorithm S), in the order they had.
         key: of the draw; needed where ``cap`` is.
 
     Raises:
-        GraphError: a cap below 2 or without a key, or sides of different requests.
+        GraphError: a cap below 2 or without a key.
     """
-    if len(a.offsets) != len(b.offsets):
-        raise GraphError(f"the two sequences have {len(a.offsets) - 1} and {len(b.offsets) - 1} requests")
     check_cap(cap, key)
     most = int(np.maximum(high - low, 0).sum())
-    pairs, counts = np.empty((2, most), np.int64), np.empty(len(a.offsets) - 1, np.int64)
-    n = _find(*a, *b, low, high, counts, pairs)
+    pairs, counts = np.empty((2, most), np.int64), np.empty(len(of.offsets) - 1, np.int64)
+    n = _find(of.ids, of.offsets, of.fresh, low, high, counts, pairs)
     return thinned(pairs, n, counts, cap, key)
 
 
@@ -213,41 +209,19 @@ def alike(a: Positions, x: int, b: Positions, y: int) -> bool:
 
 @numba.njit(cache=True, nogil=True)
 def _find(
-    a_ids: Positions,
-    a_offsets: Positions,
-    a_categories: Positions,
-    a_fresh: Positions,
-    b_ids: Positions,
-    b_offsets: Positions,
-    b_categories: Positions,
-    b_fresh: Positions,
-    low: Positions,
-    high: Positions,
-    counts: Positions,
-    pairs: Positions,
+    ids: Positions, offsets: Positions, fresh: Positions, low: Positions, high: Positions, counts: Positions, pairs: Positions
 ) -> int:
     """Write the pairs to ``pairs [2, most]`` and how many each request has to ``counts [R]``; return how many there are."""
     n = 0
-    one_each = a_categories.shape[1] == 1 and b_categories.shape[1] == 1
-    some = a_categories.shape[1] > 0 and b_categories.shape[1] > 0
-    for row in range(len(a_offsets) - 1):
+    for row in range(len(offsets) - 1):
         before = n
-        first_fresh_a = a_offsets[row + 1] - a_fresh[row]
-        first_fresh_b = b_offsets[row + 1] - b_fresh[row]
-        for x in range(a_offsets[row], a_offsets[row + 1]):
-            if a_ids[x] == 0:
+        for x in range(offsets[row + 1] - fresh[row], offsets[row + 1]):
+            if ids[x] == 0:
                 continue
-            start = low[x] if x >= first_fresh_a else max(low[x], first_fresh_b)
             # Each pair is written and the place moves on if it counts: which do is hard to guess for a processor's branches.
-            for y in range(start, high[x]):
-                counts_too = (b_ids[y] != 0) & (b_ids[y] != a_ids[x])
-                if one_each:
-                    own, other = a_categories[x, 0], b_categories[y, 0]
-                    counts_too &= (own == other) | (own == 0) | (other == 0)
-                elif some:
-                    counts_too &= alike(a_categories, x, b_categories, y)
+            for y in range(low[x], high[x]):
                 pairs[0, n], pairs[1, n] = x, y
-                n += counts_too
+                n += (ids[y] != 0) & (ids[y] != ids[x])
         counts[row] = n - before
     return n
 

@@ -89,6 +89,7 @@ def _near(
     Return the request that there was no room for, or ``R``, and how many pairs those before it have. ``one``: the two sides are
     one sequence and ``y`` is before ``x``.
     """
+    # One piece: with the search for the first candidate in a function of its own it takes 1.15 of the time, the eights 1.9.
     last_base = len(b_ids) - 8
     while row < len(a_offsets) - 1:
         before = n

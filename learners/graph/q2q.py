@@ -56,8 +56,7 @@ def q2q_edges(
         return near_pairs(entries, ts, entries, ts, timespan_ms, 0, cap, key).both_ways()
     low, high = np.empty(len(ts), np.int64), np.empty(len(ts), np.int64)
     _session_ranges(entries.offsets, ts, entries.categories, timespan_ms, low, high)
-    entries = entries._replace(categories=frozen(np.zeros((len(ts), 0))))  # within a session all are alike
-    return find_pairs(entries, entries, low, high, cap, key).both_ways()
+    return find_pairs(entries, low, high, cap, key).both_ways()
 
 
 @numba.njit(cache=True, nogil=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from learners.attention import TargetAttention
+from learners.attention import Columns, TargetAttention, matrices
 from learners.batch import CANDIDATES, Batch
 from learners.features import Encoded, Inputs, NetworkConfig
 from learners.learner import Learner
@@ -41,6 +41,7 @@ class DIN(ClickNetwork):
         )
         wide = 3 * len(self.inputs.sequences) * width
         self.mlp = RequestMLP(self.inputs.candidate_dim + wide, self.inputs.request_dim, config.hidden)
+        self.on_tape = self.inputs.vectors is None
 
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
         """Return logits ``[C]``."""
@@ -51,12 +52,17 @@ class DIN(ClickNetwork):
 
 
 def interests(batch: Batch, encoded: Encoded, inputs: Inputs, attention: nn.ModuleDict) -> list[Tensor]:
-    """Return the interest in each item sequence and its product with the target, ``[C, T]`` each."""
+    """Return the interest in each item sequence and its product with the target side by side, ``[C, 2 T]`` each."""
     parts: list[Tensor] = []
-    target, targets = inputs.target(encoded), batch.ragged(CANDIDATES).offsets
-    for name, unit in attention.items():
-        interest = unit(target, inputs.history(encoded, name), targets, batch.ragged(f"{name}.item").offsets)
-        parts += [interest, interest * target]
+    targets = batch.ragged(CANDIDATES).offsets
+    target = inputs.target(encoded) if inputs.vectors is not None else None
+    for use, (name, unit) in enumerate(attention.items(), 1):
+        if target is None:
+            tables = [encoded.items] + ([encoded.categories] if encoded.categories else [])
+            columns = [Columns(table.weight, table.weight, table.places[0], table.places[use]) for table in tables]
+        else:
+            columns = matrices(target, inputs.history(encoded, name))
+        parts.append(unit.forward(columns, targets, batch.ragged(f"{name}.item").offsets))
     return parts
 
 

@@ -22,7 +22,7 @@ Rows = npt.NDArray[np.int32]
 State = dict[str, npt.NDArray[Any]]
 NO_ROWS: Rows = np.zeros(0, np.int32)
 FIRST_ROWS = 1024
-ROW = np.dtype([("key", "i8"), ("count", "u4"), ("first", "u4"), ("last", "u4"), ("changed", "?")], align=True)
+ROW = np.dtype([("key", "i8"), ("count", "u4"), ("first", "u4"), ("last", "u4")], align=True)
 """What the index keeps of a row, 24 bytes side by side: a search reads the key, and what is counted lies in the same line."""
 EVICTED_SHARE = 8
 
@@ -57,6 +57,9 @@ class RowIndex:
         self.n = 1
         self.free: Rows = np.zeros(0, np.int32)
         self._name_columns(zeros((capacity,), ROW))
+        self.changed = _one_flag(capacity)
+        """Rows that are no longer as they were at the last mark, a byte each, side by side; before the first mark all write to
+        the same byte, which costs a step nothing. See :mod:`learners.tables.changes`."""
         self.times = EventTimes(self._rows["first"], self._rows["last"])
         self.slots: probing.Slots = np.zeros(_slots_for(max(rows, min(FIRST_ROWS, self.max_rows))), np.uint32)
 
@@ -64,8 +67,17 @@ class RowIndex:
         self._rows = rows
         self.keys: Keys = rows["key"]
         self.count: npt.NDArray[np.uint32] = rows["count"]
-        self.changed: npt.NDArray[np.bool_] = rows["changed"]
-        """Rows that are no longer as they were at the last mark; see :mod:`learners.tables.changes`."""
+
+    @property
+    def _notes_changes(self) -> bool:
+        return self.changed.strides[0] > 0
+
+    def note_changes(self) -> None:
+        """Begin to note which rows change: none has yet."""
+        if self._notes_changes:
+            self.changed[: self.n] = False
+        else:
+            self.changed = zeros((self.capacity,), np.bool_)
 
     def __len__(self) -> int:
         """Return how many keys have a row."""
@@ -185,6 +197,7 @@ class RowIndex:
         if needed > self.capacity:
             capacity, used = capacity_for(needed, self.max_rows), self.n
             self._name_columns(lengthened(self._rows, used, capacity))
+            self.changed = lengthened(self.changed, used, capacity) if self._notes_changes else _one_flag(capacity)
             self.times.move(used, self._rows["first"], self._rows["last"])
         if len(self.slots) < (n_slots := _slots_for(needed)):
             self.slots = np.zeros(0, np.uint32)  # given back first, since the new ones are made from the keys alone
@@ -221,32 +234,44 @@ class RowIndex:
         for report in self.on_evict:
             report(self.last_evicted)
 
-    def state(self, rows: Rows | None = None) -> State:
-        """Return keys, counts and ages, row for row, of all rows or of some, and what is no row's.
+    def state(self) -> State:
+        """Return keys, counts and ages, row for row, and what is no row's.
 
-        Of all rows they are views, ages as the rows hold them: learning waits for the copy of a checkpoint, and to make arrays
-        of a gigabyte's ages first took longer than to copy all of it.
+        They are views, ages as the rows hold them: learning waits for the copy of a checkpoint, and to make arrays of a
+        gigabyte's ages first took longer than to copy all of it.
         """
-        part = slice(0, self.n) if rows is None else rows
+        n, times = self.n, self.times
         return {
-            "key": self.keys[part],
-            "count": self.count[part],
-            "first": self.times.first[part],
-            "last": self.times.last[part],
+            "key": self.keys[:n],
+            "count": self.count[:n],
+            "first": times.first[:n],
+            "last": times.last[:n],
+            **self.state_of_no_row(),
+        }
+
+    def state_of_no_row(self) -> State:
+        """Return what of :meth:`state` is no row's."""
+        return {
             "ts_base": self.times.state_of_base,
             "free": self.free,
             "evicted_total": np.array(self.evicted_total, np.int64),
             **self.admission.state(),
         }
 
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what :meth:`state` has of rows as they lie, ``[capacity]``: a structured array, and what is not in it."""
+        times = self.times
+        return {"row": self._rows, **({"first": times.first, "last": times.last} if times.wide else {})}
+
     def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Become the index that returned ``state``; the layout of the slots may differ, which nothing can see.
 
         Raises:
-            ValueError: it holds more than ``max_rows``.
+            ValueError: it holds more than ``max_rows``, or another sketch; nothing has changed then.
         """
         n = len(state["key"])
         self._check_rows(n)
+        self.admission.load_state(state)  # which may refuse, and then nothing has changed
         self._allocate(n)
         self.put(slice(0, n), n, state)
 
@@ -254,16 +279,16 @@ class RowIndex:
         """Take the ``rows`` of a state of ``n`` rows, and all of it that is no row's.
 
         Raises:
-            ValueError: ``n`` is more than ``max_rows``.
+            ValueError: ``n`` is more than ``max_rows``, or the times are another table's; nothing has changed then.
         """
         self._check_rows(n)
         self._grow(n)
+        self.times.put_codes(rows, state["first"], state["last"], state["ts_base"])
+        self.admission.load_state(state)
         self.n = n
         self.keys[rows], self.count[rows] = state["key"], state["count"]
-        self.times.put_codes(rows, state["first"], state["last"], state["ts_base"])
         self.free = np.array(state["free"], np.int32)
         self.evicted_total = int(state["evicted_total"])
-        self.admission.load_state(state)
         probing.rebuild(self.slots, self.keys, n)
 
     def _check_rows(self, n: int) -> None:
@@ -276,12 +301,17 @@ class RowIndex:
     @property
     def bytes_per_row(self) -> int:
         """Bytes of a row in use, without its share of the slots."""
-        return ROW.itemsize + 2 * self.times.wide * self.times.first.itemsize
+        return ROW.itemsize + self.changed.strides[0] + 2 * self.times.wide * self.times.first.itemsize
 
     @property
     def nbytes(self) -> int:
         """Bytes in use: reserved rows that were never written to take no memory."""
         return self.n * self.bytes_per_row + self.slots.nbytes
+
+
+def _one_flag(rows: int) -> npt.NDArray[np.bool_]:
+    """Return flags ``[rows]`` that are one and the same byte."""
+    return np.lib.stride_tricks.as_strided(np.zeros(1, np.bool_), (rows,), (0,))
 
 
 def _slots_for(rows: int) -> int:

@@ -6,7 +6,7 @@ Legend: ``N`` keys asked for, ``U`` distinct ones among them, ``D`` dim.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,9 +17,10 @@ import torch
 from learners import gather
 from learners.tables import probing
 from learners.tables.admission import admission_of
-from learners.tables.changes import Mark
+from learners.tables.changes import WHOLE_FROM, Delta, Mark
 from learners.tables.columns import Columns
 from learners.tables.config import TableConfig, check
+from learners.tables.copying import aligned
 from learners.tables.distinct import Distinct, deduped, distinct
 from learners.tables.index import Keys, RowIndex, Rows, State
 from learners.tables.sharding import WHOLE, Shard, shard_of
@@ -68,6 +69,8 @@ class EmbeddingTable:
 
     Attributes:
         index: rows, counts and ages; append to its ``on_evict`` to be told of the keys that leave.
+        on_load: called when the table has become another, by :meth:`load_state` or :meth:`apply_delta`: rows that were looked
+            up before may be other keys' now.
     """
 
     def __init__(self, name: str, config: TableConfig, seed: int = 0, device: str = "cpu", shard: Shard = WHOLE) -> None:
@@ -79,6 +82,7 @@ class EmbeddingTable:
         self._seed = self.seed_of(name, seed)
         admission = admission_of(config, self._seed)
         self.index = RowIndex(name, config.max_rows, rarest=config.evict == "rarest", admission=admission)
+        self.on_load: list[Callable[[], None]] = []
         self._pending: _Pending | None = None
         self._swept_ts = 0
         self._mark = Mark(name, self.index)
@@ -290,16 +294,29 @@ class EmbeddingTable:
             self.index.changed[self._pending.rows[self._pending.rows >= 0]] = True
         return number
 
-    def delta_state(self, since: int) -> State:
-        """Return what has changed since :meth:`mark` returned ``since``: the rows that were touched, and all that is no row's.
+    def delta(self, since: int) -> Delta | State:
+        """Return what has changed since :meth:`mark` returned ``since``, to be copied at once: the rows that were touched, and
+        all that is no row's; or the whole :meth:`state` where nearly all were, so that to pick them takes as long.
 
         Raises:
             ValueError: it is not the latest mark: a whole :meth:`state` is needed.
         """
-        rows = self._mark.rows(since)
-        at = self._on_device(rows)
-        columns = {name: column.index_select(0, at).cpu().numpy() for name, column in self.columns.items()}
-        return {**self.index.state(rows), **self._swept(), **self._mark.header(rows), **columns}
+        touched = self._mark.touched(since)
+        n_touched = int(np.count_nonzero(touched))
+        if n_touched >= WHOLE_FROM * len(touched):
+            return self.state()
+        rest = {**self.index.state_of_no_row(), **self._swept(), **self._mark.header()}
+        if self.device.type == "cpu":
+            columns = dict(zip(self.columns.shapes, self.columns.arrays, strict=True))
+            return Delta(touched, n_touched, {**self.index.columns(), **columns}, rest)
+        at = self._on_device(np.flatnonzero(touched))
+        picked = {name: column.index_select(0, at).cpu().numpy() for name, column in self.columns.items()}
+        return Delta(touched, n_touched, self.index.columns(), {**rest, **picked})
+
+    def delta_state(self, since: int) -> State:
+        """Return :meth:`delta` as arrays; copies, but where it is the whole state."""
+        delta = self.delta(since)
+        return delta.copied_to(aligned(delta.size)) if isinstance(delta, Delta) else delta
 
     def apply_delta(self, delta: Mapping[str, npt.NDArray[Any]]) -> None:
         """Become, from the state at a mark, the table that returned ``delta``, slot for slot.
@@ -307,6 +324,9 @@ class EmbeddingTable:
         Raises:
             ValueError: the table has other rows than the one that set the mark.
         """
+        if "rows" not in delta:
+            self.load_state(delta)
+            return
         self._check_columns(delta)
         rows = self._mark.checked(delta)
         self.index.put(rows, int(delta["n"]), delta)
@@ -315,6 +335,8 @@ class EmbeddingTable:
 
     def _put(self, rows: slice | Rows, state: Mapping[str, npt.NDArray[Any]]) -> None:
         self._pending = None
+        for forget in self.on_load:
+            forget()
         self._lengthen()
         self._swept_ts = int(state.get("swept_ts", 0))
         self.columns.put(rows, state)

@@ -89,6 +89,12 @@ class Together:
         self._compiled = self._device.type == "cpu" and plain and one_step
         self._held = _Held()
         self._pending: tuple[torch.Tensor, Rows, Keys] | None = None
+        for table in self.tables:
+            table.on_load.append(self._forget)
+
+    def _forget(self) -> None:
+        """Let go of what was looked up: a table has become another."""
+        self._pending, self._held = None, _Held()
 
     def look_up(self, asked: Asked, *, learn: bool = False, ts: int = 0) -> torch.Tensor:
         """Return the vectors of the keys asked for, ``[U, D]``; arguments as of :meth:`EmbeddingTable.look_up`."""
@@ -146,7 +152,7 @@ class Together:
         arrays: list[Any] = []
         for table in self.tables:
             index, columns = table.index, table.columns
-            arrays += (index.slots, index.times.first, *columns.arrays)
+            arrays += (index.slots, index.times.first, index.changed, *columns.arrays)
         if not self._held.same(arrays):
             self._held = _Held(self.tables, arrays)
         return self._held if self._held.fits else None
@@ -158,7 +164,8 @@ class _Held:
     def __init__(self, tables: Sequence[EmbeddingTable] = (), arrays: Sequence[Any] = ()) -> None:
         self._arrays = arrays
         times = [table.index.times for table in tables]
-        self.fits = bool(tables) and len({each.wide for each in times}) == 1 and all(each.begun for each in times)
+        kinds = {(table.index.times.wide, table.index.changed.strides) for table in tables}  # of arrays: a call takes one
+        self.fits = len(kinds) == 1 and all(each.begun for each in times)
         if self.fits:
             self.views = _listed([table.index.view(table.columns.arrays[0]) for table in tables])
             self.accumulated = _listed([table.columns.arrays[1] for table in tables])

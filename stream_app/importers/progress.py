@@ -15,7 +15,8 @@ earlier run is under way any more.
 
 Whether the events are the same, the fingerprint cannot say: another version may make others. So each partition's last record is
 compared with the event that takes its place (:class:`~stream_app.importers.writer.EventWriter`). And all options are kept, so
-that a default that has changed is found before anything is appended.
+that a default that has changed is found before anything is appended; of an import that a version began which did not keep them,
+every record is compared.
 """
 
 from __future__ import annotations

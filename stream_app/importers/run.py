@@ -111,7 +111,10 @@ def write_source(
             nonlocal state
             state = state or begin(chosen, identity, wanted, claimed)
 
-        writer = EventWriter(claimed, partitions, skip, any(map(any, skip.values())), pace, chosen.batch, before_append)
+        # A version that kept no options at their defaults may have had others: all that it wrote is compared.
+        compared_from = known.base if known is not None and known.every is None else None
+        resumed = any(map(any, skip.values()))
+        writer = EventWriter(claimed, partitions, skip, resumed, pace, chosen.batch, before_append, compared_from)
         try:
             report = _write(job, writer, on_progress)
         except OlderThanLogError as error:

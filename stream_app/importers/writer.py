@@ -1,18 +1,19 @@
 """Raw events -> records of a log, in batches per partition.
 
 A log's records are a function of the events alone, so an import that was killed goes on by making the same events again
-and leaving out, per partition, as many records as it had appended (:mod:`.progress`); the last of those is compared.
+and leaving out, per partition, as many records as it had appended (:mod:`.progress`); the last of those is compared, or all of
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from stream_app.events import ACTIONS, IMPRESSIONS, ITEMS, USERS, Action, Impression, Item, User, partition_of
-from stream_app.topics import Log, Message, Topic
+from stream_app.topics import Log, Message, Record, Topic
 
 from .pace import Pace
 from .source import Event, SourceError
@@ -58,6 +59,15 @@ class _Partitions(dict[str, tuple[bytes, int]]):
         return value
 
 
+def _records(topic: Topic, partition: int, position: int) -> Iterator[Record]:
+    """Yield the records of a partition from an offset on that are there now."""
+    end = topic.end(partition)
+    while position < end:
+        for record in topic.read(partition, position, BATCH):
+            yield record
+            position = record.offset + 1
+
+
 class _Lane:
     """One topic: buffers per partition, and records still to leave out because an earlier run appended them."""
 
@@ -66,6 +76,8 @@ class _Lane:
         self.before_append = before_append
         self.skip = list(skip)
         self.left_to_skip = sum(skip)
+        self.earlier: list[Iterator[Record]] = []
+        """Per partition the records that an earlier run left, where all of them are compared."""
         self.buffers: list[list[Message]] = [[] for _ in range(topic.n_partitions)]
         self.fresh = [not resumed] * topic.n_partitions
         self.n_events = 0
@@ -77,17 +89,25 @@ class _Lane:
         self.left_to_skip -= 1
         return True
 
-    def check_last(self, partition: int, key: bytes, value: bytes) -> None:
-        """Refuse to go on where the last record that an earlier run left is not of the event that takes its place.
+    def compare_all(self, base: Sequence[int]) -> None:
+        """Have every record compared that an earlier run left: those from the offsets ``base`` on, one per partition."""
+        self.earlier = [_records(self.topic, partition, at) for partition, at in enumerate(base)]
+
+    def check_skipped(self, partition: int, key: bytes, value: bytes) -> None:
+        """Refuse to go on where a record that an earlier run left is not of the event that takes its place: the last record of
+        each partition, or all of them.
 
         Another version of an importer may make other events of the same files and options. Times aside, which a pace sets.
         """
-        last = self.topic.read(partition, self.topic.end(partition) - 1, max_records=1)[0]
-        found, wanted = (msgspec.json.decode(each, type=dict[str, Any]) | {"ts": 0} for each in (last.value, value))
-        if (last.key, found) != (key, wanted):
+        if self.earlier:
+            found, told = next(self.earlier[partition]), "has"
+        else:
+            found, told = self.topic.read(partition, self.topic.end(partition) - 1, max_records=1)[0], "ended with"
+        one, other = (msgspec.json.decode(each, type=dict[str, Any]) | {"ts": 0} for each in (found.value, value))
+        if (found.key, one) != (key, other):
             raise SourceError(
-                f"topic {self.topic.name!r}, partition {partition}: an earlier run of this import ended with "
-                f"{last.value[:200].decode(errors='replace')}, where this version of Freshet makes "
+                f"topic {self.topic.name!r}, partition {partition}: an earlier run of this import {told} "
+                f"{found.value[:200].decode(errors='replace')}, where this version of Freshet makes "
                 f"{value[:200].decode(errors='replace')}. Another version began it, whose events are others: import into a new "
                 "log folder"
             )
@@ -127,6 +147,8 @@ class EventWriter:
         pace: when events are due; None writes them as they come.
         batch: records that go to a partition together, unless events that are due have to be waited for.
         before_append: called before each append.
+        compared_from: topic -> offset per partition from which on all records of the earlier run are compared; None compares
+            the last of each partition.
     """
 
     def __init__(
@@ -138,8 +160,10 @@ class EventWriter:
         pace: Pace | None = None,
         batch: int = BATCH,
         before_append: Callable[[], None] = lambda: None,
+        compared_from: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self._log = log
+        self._compared_from = compared_from
         self._n_partitions = n_partitions
         self._skip = skip
         self._resumed = resumed
@@ -160,6 +184,8 @@ class EventWriter:
         topic = self._log.create(name, self._n_partitions)
         skip = self._skip.get(name, [0] * self._n_partitions)
         lane = self._lanes[kind] = _Lane(topic, skip, self._resumed, self._before_append)
+        if self._compared_from is not None:
+            lane.compare_all(self._compared_from.get(name, [0] * self._n_partitions))
         return lane
 
     def write(self, events: Iterable[Event]) -> None:
@@ -185,8 +211,8 @@ class EventWriter:
                 self.last_ts = ts
             lane.n_events += 1
             if skipped:
-                if not lane.skip[partition]:
-                    lane.check_last(partition, key, encode(event))
+                if lane.earlier or not lane.skip[partition]:
+                    lane.check_skipped(partition, key, encode(event))
                 continue
             buffer = lane.buffers[partition]
             buffer.append(new(Message, (ts, key, encode(event))))  # in 0.4 of the time of Message(...)

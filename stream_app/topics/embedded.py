@@ -34,6 +34,7 @@ from rocksdict import (
 )
 
 from . import Message, Record, TopicError
+from .address import FolderAddress
 from .checks import (
     check_partition,
     check_same_partitions,
@@ -281,6 +282,10 @@ class EmbeddedLog:
         self._topics: dict[str, EmbeddedTopic] = {}
         self._lock = threading.Lock()
         self._closed = False
+
+    def address(self) -> FolderAddress:
+        """Return by what another process opens it."""
+        return FolderAddress(str(self.path.resolve()))
 
     def topics(self) -> dict[str, int]:
         """Return the names of the topics that exist, with their partition counts."""

@@ -30,6 +30,7 @@ from kafka.structs import OffsetAndMetadata
 from stream_app.kafka_config import KafkaConfig, client_options
 
 from . import TopicError
+from .address import ClusterAddress
 from .checks import check_same_partitions, check_shape, unknown_topic
 from .kafka_topic import KafkaTopic
 from .kafka_writer import Failures, FencedError, KafkaWriter
@@ -93,6 +94,10 @@ class KafkaLog:
                 f"{self.where}: cannot connect ({error}). Check that a broker listens there and advertises an address that "
                 f"this machine can reach, and kafka.security ({config.security!r})"
             ) from error
+
+    def address(self) -> ClusterAddress:
+        """Return by what another process connects to it."""
+        return ClusterAddress(self.config)
 
     def topics(self) -> dict[str, int]:
         """Return the names of the topics that exist, without the prefix, with their partition counts."""

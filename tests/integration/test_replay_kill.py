@@ -28,10 +28,10 @@ PATIENCE_S = 120
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A joined log of 450 made-up requests."""
-    return made_up_log(tmp_path_factory.mktemp("kill") / "log", 450)
+@pytest.fixture(scope="module", params=["joined", "raw"])
+def log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of 450 made-up requests: one that was joined before, and one that each replay joins on the fly."""
+    return made_up_log(tmp_path_factory.mktemp("kill") / "log", 450, join=request.param == "joined")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from learners.attention import matrices
 from learners.batch import CANDIDATES, Batch
 from learners.checks import PLAIN_SCHEMA, Case, random_block
 from learners.embeddings import likeness, tables_likeness
@@ -82,7 +83,8 @@ def test_dins_weights_give_its_interest_back() -> None:
             torch.cat([tables["item"].gather(batch.ids(item)).of(0), tables["category"].gather(batch.ids(category)).of(0)], 1)
             for item, category in ((CANDIDATES, "candidate.category"), ("click.item", "click.category"))
         ]
-        interest = network.attention["click"](*sides, batch.ragged(CANDIDATES).offsets, batch.ragged("click.item").offsets)
+        offsets = batch.ragged(CANDIDATES).offsets, batch.ragged("click.item").offsets
+        interest = network.attention["click"](matrices(*sides), *offsets)[:, : sides[0].shape[1]]
     assert torch.from_numpy(found.values) @ sides[1] == pytest.approx(interest.numpy(), abs=1e-4)
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.attention import TargetAttention
-from learners.attention_ranges import PAIRS, balanced
 from learners.batch import pairs
 from learners.gather import rows
 from learners.layers import Standardise, pool
@@ -44,74 +39,6 @@ def test_pool_is_a_mean_and_0_where_empty() -> None:
     vectors = gathered.of(0)
     out = pool(gathered, 0, torch.tensor([0, 2, 2, 4]))
     torch.testing.assert_close(out, torch.stack([vectors[:2].mean(0), torch.zeros(3), vectors[2:].mean(0)]))
-
-
-@given(lengths=LENGTHS, seed=st.integers(0, 50))
-@settings(deadline=None, max_examples=30)
-def test_target_attention_equals_din_written_out(lengths: list[tuple[int, int]], seed: int) -> None:
-    torch.manual_seed(seed)
-    attention = TargetAttention(4, 6)
-    left, right = offsets([a for a, _ in lengths]), offsets([b for _, b in lengths])
-    target, history = torch.randn(int(left[-1]), 4), torch.randn(int(right[-1]), 4)
-    target.requires_grad_()
-    history.requires_grad_()
-    out, plain = (form(target, history, left, right) for form in (attention, attention.plain))
-    inputs = [target, history, *attention.parameters()]
-    weights = torch.randn(out.shape)
-    fast, slow = (torch.autograd.grad((form * weights).sum(), inputs, allow_unused=True) for form in (out, plain))
-    for one, other in zip(fast, slow, strict=True):
-        assert one is not None
-        assert other is not None
-        torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-4)
-    for row in range(len(lengths)):
-        for c in range(left[row], left[row + 1]):
-            expected = torch.zeros(4)
-            for h in range(right[row], right[row + 1]):
-                hidden = attention.query(target[c]) + attention.key(history[h]) + attention.product(target[c] * history[h])
-                expected = expected + attention.out(attention.activation(hidden)) * history[h]
-            torch.testing.assert_close(out[c], expected, atol=1e-5, rtol=1e-4)
-
-
-@pytest.fixture(params=[1, 2, 7, 40])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
-def test_target_attention_in_several_runs_of_pairs_equals_plain(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    monkeypatch.setattr("learners.attention.LEAST", 1)
-    attention = TargetAttention(4, 6)
-    left, right = offsets([10, 0, 200, 7, 3] * 6), offsets([20, 9, 30, 0, 1] * 6)
-    assert np.dot(np.diff(left), np.diff(right)) > 4 * PAIRS
-    target = torch.randn(int(left[-1]), 4, requires_grad=True)
-    history = torch.randn(int(right[-1]), 4, requires_grad=True)
-    inputs = [target, history, *attention.parameters()]
-    both = [form(target, history, left, right) for form in (attention, attention.plain)]
-    torch.testing.assert_close(*both, atol=1e-5, rtol=1e-4)
-    fast, slow = (torch.autograd.grad(form.square().mean(), inputs) for form in both)
-    for one, other in zip(fast, slow, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
-    for _ in range(5):  # the same bits, whoever takes which range
-        again = attention(target, history, left, right)
-        assert torch.equal(again, both[0])
-        for one, other in zip(torch.autograd.grad(again.square().mean(), inputs), fast, strict=True):
-            assert torch.equal(one, other)
-
-
-@given(lengths=LENGTHS, parts=st.integers(1, 9), least=st.integers(1, 20))
-@settings(deadline=None, max_examples=100)
-def test_balanced_ranges_are_all_requests_with_their_pairs(lengths: list[tuple[int, int]], parts: int, least: int) -> None:
-    left, right = offsets([a for a, _ in lengths]), offsets([b for _, b in lengths])
-    bounds = balanced(left, right, parts, least)
-    before = np.concatenate([[0], np.cumsum(np.diff(left) * np.diff(right))])
-    assert bounds[0].tolist() == [0, 0]
-    assert bounds[-1, 0] == len(lengths)
-    assert (np.diff(bounds[:, 0]) >= 0).all()
-    assert len(bounds) <= max(parts, 1) + 1
-    np.testing.assert_array_equal(bounds[:, 1], before[bounds[:, 0]])
 
 
 def test_rows_by_place_and_their_gradients_are_torchs() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from learners import attention, mlp_passes, sim_extract
+from learners import attention_passes, mlp_passes, sim_extract
 from learners.checks import CHECKS, SCHEMA, Case, random_block
 
 CASES = [Case(kind, {}, SCHEMA) for kind in ("dnn", "din", "egin")]
@@ -17,7 +17,7 @@ CASES = [Case(kind, {}, SCHEMA) for kind in ("dnn", "din", "egin")]
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two threads, a range each however few rows there are."""
-    for module in (attention, mlp_passes, sim_extract):
+    for module in (attention_passes, mlp_passes, sim_extract):
         monkeypatch.setattr(module, "LEAST", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(2)

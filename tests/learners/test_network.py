@@ -14,6 +14,7 @@ from learners.adam import DenseAdam
 from learners.checks import Case, random_block
 from learners.click_loss import click_loss, click_loss_plain, probabilities
 from learners.rates import Rates
+from negative_queues import LossNotFiniteError
 
 
 @given(seed=st.integers(0, 100), rate=st.sampled_from([1e-3, 0.1]), steps=st.integers(1, 30))
@@ -72,6 +73,22 @@ def test_a_learner_that_has_learned_becomes_one_that_has_not(kind: str) -> None:
     assert theirs.keys() == ours.keys()
     for name, array in theirs.items():
         np.testing.assert_array_equal(array, ours[name], err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["dnn", "egin", "bst"])  # by a tape, by autograd
+def test_a_click_loss_that_is_no_number_moves_nothing(kind: str) -> None:
+    learner, block = Case(kind).trained(2), random_block(seed=1)
+    for parameter in learner.network.parameters():  # type: ignore[attr-defined]
+        parameter.data.view(-1)[:1] = torch.nan
+    before = {name: np.array(array) for name, array in learner.state().items()}
+    with pytest.raises(LossNotFiniteError, match=r"loss\.click is nan"):
+        learner.learn(block)
+    after = learner.state()
+    held = [name for name in before if name.rpartition(".")[2] in ("weight", "accumulated", "mean", "square")]
+    held += [name for name in before if name.startswith(("network.", "adam."))] + ["step"]
+    assert any(name.startswith("table.") and not np.isnan(before[name]).any() for name in held)
+    for name in held:
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
 
 
 @pytest.mark.parametrize("half_life_ms", [0.0, -1.0, float("nan")])

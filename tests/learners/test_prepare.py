@@ -141,7 +141,7 @@ def test_tables_looked_up_together_learn_as_each_alone(
             assert same(one.state(), two.state())
             if mark:  # what was learned after the mark is in the delta, though it was looked up before
                 rows = one.index.find(np.unique(keys(uses[at]) + batch // 2))
-                assert set(rows[rows > 0]) <= set(one.delta_state(marks[at])["rows"])
+                assert set(one.index.keys[rows[rows > 0]]) <= set(one.delta_state(marks[at])["key"])
     unlearned = together.look_up(asked_together([keys([99] * 4)] * len(uses)))
     assert not unlearned.requires_grad
     with pytest.raises(RuntimeError, match="needs a look_up"):

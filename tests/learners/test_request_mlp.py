@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from learners import mlp_passes, mlp_slots, request_mlp
+from learners import mlp_passes, mlp_ranges, mlp_slots, request_mlp
 from learners.batch import Batch
 from learners.checks import random_block
+from learners.click_loss import click_loss
 from learners.crossed import crossed, crossed_plain
 from learners.request_mlp import Part, RequestMLP, SlotPart, distinct
 from learners.sim_extract import SimExtract
@@ -114,6 +115,17 @@ class Case(NamedTuple):
     def given(self) -> tuple[list[Part | SlotPart], Tensor, Tensor]:
         return self.parts, self.request, self.request_of
 
+    def learned(self, labels: Tensor, weights: Tensor, meanwhile: Callable[[], Any] | None = None) -> tuple[Tensor, Tensor]:
+        """Return logits and the gradient by them, and hold what is said of the loss against the loss of the logits."""
+        logits, click = self.mlp.learn(*self.given, labels, weights, meanwhile)
+        assert click is not None
+        scores, loss, gradient = click_loss(logits.detach(), labels, weights)
+        assert torch.equal(click.scores, scores)
+        assert torch.equal(click.gradient, gradient)
+        if mlp_passes.LEAST == mlp_ranges.BLOCK:  # each block's share has a place of its own
+            assert click.loss == pytest.approx(loss, rel=1e-9)
+        return logits, click.gradient
+
     def exact(self) -> Case:
         """Return the same in float64."""
         case = copy.deepcopy(self)
@@ -169,14 +181,13 @@ def test_compiled_equals_plain(threads: int, **sizes: Any) -> None:
 def test_learning_goes_back_with_the_gradient_of_the_click_loss(threads: int, **sizes: Any) -> None:
     case = Case.of(**sizes)
     labels, weights = case.click()
-    fast, gradient = case.mlp.learn(*case.given, labels, weights)
+    fast, gradient = case.learned(labels, weights)
     plain = case.mlp.plain(*case.given)
     exact = case.exact()
     true = exact.mlp.plain(*exact.given)
     assert_equal([fast], [plain], [true])
     expected = click_gradients(plain, case.inputs, labels, weights)
     wanted = click_gradients(true, exact.inputs, labels, weights)
-    assert gradient is not None
     for _ in range(2):  # handed out, and made anew
         found = torch.autograd.grad(fast, case.inputs, gradient, retain_graph=True, allow_unused=True)
         assert_equal([g for g in found if g is not None], expected, wanted)
@@ -189,8 +200,7 @@ def test_equal_bits_for_equal_threads(threads: int) -> None:
     labels, weights = case.click()
     runs = []
     for _ in range(20):
-        logits, gradient = case.mlp.learn(*case.given, labels, weights)
-        assert gradient is not None
+        logits, gradient = case.learned(labels, weights)
         found = torch.autograd.grad(logits, case.inputs, gradient, allow_unused=True)
         runs.append([logits.detach(), *(g for g in found if g is not None)])
     for run in runs[1:]:
@@ -204,8 +214,7 @@ def test_what_the_caller_does_meanwhile_is_done_once_with_a_graph_and_moves_noth
     done: list[torch.Tensor] = []
     found = []
     for meanwhile in (None, lambda: done.append(case.inputs[0].sum())):
-        logits, gradient = case.mlp.learn(*case.given, labels, weights, meanwhile)
-        assert gradient is not None
+        logits, gradient = case.learned(labels, weights, meanwhile)
         made = torch.autograd.grad(logits, case.inputs, gradient, allow_unused=True)
         found.append([logits.detach(), *(g for g in made if g is not None)])
     (graph,) = done
@@ -265,8 +274,8 @@ def test_scores_have_the_same_bits_for_any_number_of_ranges() -> None:
     try:
         for n in (1, 2, 3, 4):
             torch.set_num_threads(n)
-            found += [case.mlp(*case.given), case.mlp.learn(*case.given, labels, weights)[0]]
-            found.append(case.mlp.learn(*case.given, labels, weights, meanwhile=lambda: None)[0])
+            found += [case.mlp(*case.given), case.learned(labels, weights)[0]]
+            found.append(case.learned(labels, weights, lambda: None)[0])
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(each, found[0]) for each in found)
@@ -285,7 +294,7 @@ def test_what_a_step_made_is_gone_with_the_step_without_a_search_for_cycles(monk
     case = Case.of(seed=1, n_requests=3, most=3, hidden=(6,), slots=True, request_dim=3)
     gc.disable()
     try:
-        logits, gradient = case.mlp.learn(*case.given, *case.click())
+        logits, gradient = case.learned(*case.click())
         torch.autograd.backward(logits, gradient)
         assert made[0]() is not None
         del logits, gradient

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,6 +194,81 @@ def test_an_interrupt_between_tasks_waits_too(name: str, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt), team() as threads:
         threads.run([task, task])
     assert done.is_set()
+
+
+def lines_of_run() -> list[int]:
+    """Return the lines of :meth:`Team.run` where the caller waits: a loop that goes round or a call, where Python looks for
+    signals."""
+    lines, first = inspect.getsourcelines(Team.run)
+    return [first + at for at, line in enumerate(lines) if line.strip().startswith(("while not job.ended:", "job.end()"))][:2]
+
+
+@pytest.mark.parametrize("line", lines_of_run())
+def test_a_second_interrupt_wherever_the_caller_waits_for_the_other_thread(line: int) -> None:
+    """The first one comes as it begins to wait, the second on each line where it goes on to."""
+    torch.set_num_threads(2)
+    begun, done = threading.Event(), threading.Event()
+    interrupts: list[int] = []
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if event == "line" and frame.f_lineno == line and interrupts == [1]:
+            interrupts.append(2)
+            raise KeyboardInterrupt
+        return trace
+
+    def trace_run(frame: FrameType, event: str, arg: object) -> Any:
+        return trace if frame.f_code is Team.run.__code__ else None
+
+    def task() -> None:
+        if threading.current_thread() is threading.main_thread():
+            assert begun.wait(timeout=60)
+            return
+        begun.set()
+        time.sleep(0.2)
+        done.set()
+
+    def end(job: Any) -> None:
+        if not interrupts:
+            interrupts.append(1)
+            raise KeyboardInterrupt
+        whole(job)
+
+    whole = module._Job.end
+    before = sys.gettrace()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Job, "end", end)
+        sys.settrace(trace_run)
+        try:
+            with pytest.raises(KeyboardInterrupt), team() as threads:
+                threads.run([task, task])
+        finally:
+            sys.settrace(before)
+        assert done.is_set()
+        assert interrupts == [1, 2]
+
+
+def test_a_thread_that_begins_while_another_is_held_has_all_threads() -> None:
+    torch.set_num_threads(3)
+    found: list[tuple[int, int]] = []
+
+    def begin() -> None:
+        thread = threading.Thread(target=lambda: found.append((torch.get_num_threads(), team().n)))
+        thread.start()
+        thread.join()
+
+    with held():
+        begin()
+        with team() as threads:
+            begin()
+            threads.run([partial(int, n) for n in range(5)])
+            begin()
+    with team() as threads:
+        begin()
+        threads.run([partial(int, n) for n in range(5)])
+        begin()
+    begin()
+    assert found == [(3, 3)] * 6
+    assert torch.get_num_threads() == 3
 
 
 def test_several_callers_do_not_mix() -> None:

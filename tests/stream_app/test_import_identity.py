@@ -18,9 +18,10 @@ from stream_app.importers.pace import Pace
 from stream_app.importers.progress import asked, begin, begun, fingerprint
 from stream_app.importers.registry import importer_kind
 from stream_app.importers.run import Job, run_import, write_source
-from stream_app.importers.source import Chunk, ImportOptions, SourceError, Tally
+from stream_app.importers.source import Chunk, Event, ImportOptions, SourceError, Tally
 from stream_app.joiner.config import JoinConfig
 from stream_app.simulate.options import SimulateOptions
+from stream_app.topics import Message
 from stream_app.topics.embedded import EmbeddedLog
 from stream_app.topics.memory import MemoryLog
 
@@ -176,8 +177,8 @@ class Counted:
 
     unit, total = "events", 1
 
-    def __init__(self, path: Path, item: str, n_cut: int | None) -> None:
-        self._path, self._item, self._n_cut = path, item, n_cut
+    def __init__(self, path: Path, item: str, n_cut: int | None, other_at: int | None = None) -> None:
+        self._path, self._item, self._n_cut, self._other_at = path, item, n_cut, other_at
 
     def inputs(self) -> list[Path]:
         return [self._path]
@@ -193,12 +194,15 @@ class Counted:
             if first == self._n_cut:
                 raise KeyboardInterrupt
             users = range(first, first + 1_000)
-            yield Chunk([Action(str(user % 50), self._item, 1_000 * (S0 + user), "click") for user in users], 0)
+            items = ("other" if user == self._other_at else self._item for user in users)
+            pairs = zip(users, items, strict=True)
+            events: list[Event] = [Action(str(user % 50), item, 1_000 * (S0 + user), "click") for user, item in pairs]
+            yield Chunk(events, 0)
 
 
-def count_up(path: Path, log: EmbeddedLog, item: str, n_cut: int | None = None) -> dict[str, int]:
+def count_up(path: Path, log: EmbeddedLog, item: str, n_cut: int | None = None, other_at: int | None = None) -> dict[str, int]:
     options = ImportOptions(partitions=1)
-    job = Job("counted", Counted(path, item, n_cut), Tally("stop"), options, 1, None)
+    job = Job("counted", Counted(path, item, n_cut, other_at), Tally("stop"), options, 1, None)
     return dict(write_source(job, log, path.parent, None).events)
 
 
@@ -211,6 +215,22 @@ def test_other_events_of_another_version_are_refused(path: Path) -> None:
             count_up(path, log, "y")
         assert log.topic("actions").end(0) == 2_000
         assert count_up(path, log, "x") == {"actions": 3_000}
+
+
+def test_all_that_a_version_wrote_which_kept_no_options_is_compared(path: Path) -> None:
+    """Its defaults may have been others, and those may show in some of the events only."""
+    with EmbeddedLog(path.parent / "log") as log:
+        actions = log.create("actions", 1)
+        actions.append(0, [Message(1, b"0", b"{}")])  # what was there before is not compared
+        with pytest.raises(KeyboardInterrupt):
+            count_up(path, log, "x", n_cut=2_000)
+        (kept,) = (path.parent / "imports").iterdir()
+        kept.write_text(json.dumps(json.loads(kept.read_bytes()) | {"every": None}))
+        with pytest.raises(SourceError, match=r'an earlier run of this import has \{.*"x".*makes \{.*"other".*new log'):
+            count_up(path, log, "x", other_at=700)
+        assert actions.end(0) == 2_001
+        assert count_up(path, log, "x") == {"actions": 3_000}
+        assert actions.end(0) == 3_001
 
 
 def test_a_refused_import_says_what_is_different(tmp_path: Path) -> None:

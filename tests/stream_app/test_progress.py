@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stream_app.profile import Profile
+from stream_app.profile import Profile, Spent
 from stream_app.progress import Progress, duration
 
 
@@ -84,3 +84,10 @@ def test_profile_counts_calls_also_of_what_failed() -> None:
         raise KeyError
     assert {name: calls for name, _, calls in profile.rows()} == {"read": 3, "decode": 1}
     assert all(0 <= seconds <= profile.elapsed() for _, seconds, _ in profile.rows())
+    # What another process has measured counts as well, and goes over once.
+    other = Profile()
+    other.add([Spent("join", 1.5, 2), Spent("read", 100.0, 1)])
+    profile.add(other.take())
+    assert other.take() == []
+    assert profile.rows()[0].stage == "read"
+    assert {name: calls for name, _, calls in profile.rows()} == {"read": 4, "decode": 1, "join": 2}

@@ -24,11 +24,12 @@ from learners.metrics import MetricOptions
 from learners.samples import SampleBlock, SampleError
 from stream_app.config import Layer, RunConfig, resolve
 from stream_app.entrant import Entrant
+from stream_app.entrants import build_entrants
 from stream_app.guard import GuardError
 from stream_app.oracle import BEST, Oracle
 from stream_app.prefetch import prefetch
 from stream_app.profile import Profile
-from stream_app.replay import Replay, Step, build_entrants
+from stream_app.replay import Replay, Step
 from stream_app.results import result_of
 from stream_app.runs import CHECKPOINTS, RunError, RunFolder, differences
 from stream_app.sample_sources import TopicSource

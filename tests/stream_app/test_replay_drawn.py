@@ -13,7 +13,8 @@ from rich.console import Console
 from learners.checks import random_block, replaced
 from learners.samples import SampleSchema
 from stream_app.config import ConfigError, Layer, RunConfig, resolve
-from stream_app.replay import Replay, Step, build_entrants
+from stream_app.entrants import build_entrants
+from stream_app.replay import Replay, Step
 from stream_app.report.leaderboard import leaderboard
 from stream_app.results import result_of, standings_of
 from stream_app.runs import RunFolder

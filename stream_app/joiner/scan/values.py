@@ -8,6 +8,7 @@ Positions are those of ``data``, uint8, which ends with a 0 byte: no function go
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -43,6 +44,12 @@ def words(names: list[str], size: int = 24) -> tuple[Bytes, npt.NDArray[np.int64
             rows[at, : len(encoded)] = np.frombuffer(encoded, np.uint8)
             sizes[at] = len(encoded)
     return rows, sizes
+
+
+def joined(values: Sequence[bytes]) -> tuple[Bytes, npt.NDArray[np.int64]]:
+    """Return all values one after another with a 0 byte at the end, and where each of them ends."""
+    sizes = np.fromiter(map(len, values), np.int64, len(values))
+    return np.frombuffer(b"".join([*values, b"\0"]), np.uint8), np.cumsum(sizes)
 
 
 def namespace_rows(namespaces: list[str]) -> tuple[Bytes, npt.NDArray[np.int64]]:
@@ -288,10 +295,16 @@ def id_of(data: Bytes, at: int, scratch: Bytes, prefix: int) -> tuple[int, int]:
         return FAIL, 0
     if not n:
         return end + 1, 0
+    return end + 1, hash_of(data, at + 1, end, scratch, prefix)
+
+
+@inner
+def hash_of(data: Bytes, start: int, end: int, scratch: Bytes, prefix: int) -> int:
+    """Return the :func:`~stream_app.events.hash_id` of ``data[start:end]``; there must be room for it behind the prefix."""
     to: Any = np.uint64(prefix)
-    source: Any = np.uint64(at + 1)
+    source: Any = np.uint64(start)
     while source < np.uint64(end):
         scratch[to] = data[source]
         to, source = to + _ONE, source + _ONE
-    hashed: Any = np.int64(xxh3_64(scratch, prefix + n))
-    return end + 1, hashed if hashed else 1
+    hashed: Any = np.int64(xxh3_64(scratch, prefix + end - start))
+    return int(hashed) if hashed else 1
