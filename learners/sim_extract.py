@@ -32,8 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from learners.lanes import dot
-from learners.products8 import products8
+from learners.sim_kernels import EPSILON, SAME, extract_range, normalised
 from learners.tables import Gathered
 from learners.tape import Tape, recording
 from learners.threads import team
@@ -42,9 +41,7 @@ __all__ = ["Side", "SimExtract", "Slots", "extract", "sim_extract", "sim_extract
 
 LEAST = 32
 """Requests of a thread, at least."""
-SAME = 1e-5  # what rounding leaves between a vector and itself
 INITIAL_SCALE = 0.1  # of torch's default of 1, k slots would drown the other inputs: -.02 AUC on a news log
-_EPSILON = 1e-12  # a zero vector has similarity 0 with everything, as in F.normalize
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -117,7 +114,7 @@ def extract(
         ranges = threads.cut(len(offsets) - 1, LEAST)
         threads.run(
             [
-                partial(_extract, *sides, n_bins, max_len, own_bin, rows.start, rows.stop, bins, positions, sims)
+                partial(extract_range, *sides, n_bins, max_len, own_bin, rows.start, rows.stop, bins, positions, sims)
                 for rows in ranges
             ]
         )
@@ -133,82 +130,8 @@ def _frozen(offsets: Ints) -> Ints:
 
 def _unit(vectors: Floats) -> Floats:
     out = np.empty_like(vectors)
-    _normalised(vectors, out)
+    normalised(vectors, out)
     return out
-
-
-@numba.njit(cache=True, nogil=True)
-def _normalised(vectors: Floats, out: Floats) -> None:
-    for row in range(len(vectors)):
-        scale = np.float32(1) / max(np.sqrt(dot(vectors[row], vectors[row])), np.float32(_EPSILON))
-        for d in range(vectors.shape[1]):
-            out[row, d] = vectors[row, d] * scale
-
-
-@numba.njit(cache=True, nogil=True)
-def _extract(
-    target: Floats,
-    now: Ints,
-    target_offsets: Ints,
-    sequence: Floats,
-    past: Ints,
-    offsets: Ints,
-    n_bins: int,
-    max_len: int,
-    own_bin: bool,
-    first: int,
-    last: int,
-    bins: Ints,
-    positions: Ints,
-    sims: Floats,
-) -> None:
-    n_dims, longest = target.shape[1], 0
-    for row in range(first, last):
-        longest = max(longest, offsets[row + 1] - offsets[row])
-    # One request's entries, newest first, transposed and filled up to whole eights: eight cosines at a time, each summed in the
-    # same order, so equal entries get equal similarities to the last bit.
-    entries = np.zeros((n_dims, (longest + 7) // 8 * 8), np.float32)
-    cosine = np.empty(entries.shape[1], np.float32)
-    for row in range(first, last):
-        length = offsets[row + 1] - offsets[row]
-        for back in range(length):
-            source = past[offsets[row + 1] - 1 - back]
-            for d in range(n_dims):
-                entries[d, back] = sequence[source, d]
-        for candidate in range(target_offsets[row], target_offsets[row + 1]):
-            for at in range(0, length, 8):
-                products8(target[now[candidate]], entries, at, cosine)
-            _top_k(cosine[:length], n_bins, max_len, own_bin, bins[candidate], positions[candidate], sims[candidate])
-
-
-@numba.njit(cache=True, nogil=True)
-def _top_k(cosine: Floats, n_bins: int, max_len: int, own_bin: bool, bins: Ints, positions: Ints, sims: Floats) -> None:
-    """Insert newest first and only what is greater, so a tie keeps the newer; a NaN is not greater and takes no slot."""
-    k, filled = len(sims), 0
-    for back in range(len(cosine)):
-        value = cosine[back]
-        if filled < k and value == value:
-            slot = filled
-            filled += 1
-        elif filled == k and value > sims[k - 1]:
-            slot = k - 1
-        else:
-            continue
-        while slot > 0 and value > sims[slot - 1]:
-            sims[slot], positions[slot] = sims[slot - 1], positions[slot - 1]
-            slot -= 1
-        sims[slot] = value
-        positions[slot] = min(back + 1, max_len)
-    half = np.float32(n_bins) * np.float32(0.5)
-    for slot in range(filled):
-        value = min(max(sims[slot], np.float32(-1)), np.float32(1))  # rounding passes 1 by an ulp or two
-        sims[slot] = value
-        number = np.int64((value + np.float32(1)) * half)
-        bins[slot] = number if number < n_bins else n_bins - 1
-        if own_bin and value > np.float32(1 - SAME):
-            bins[slot] = n_bins + 1
-    for slot in range(filled, k):
-        bins[slot], positions[slot], sims[slot] = n_bins, 0, 0
 
 
 def sim_extract_torch(
@@ -231,9 +154,9 @@ def sim_extract_torch(
         back = torch.arange(longest, device=device)
         is_entry = back < lengths[:, None]  # [R, L], newest first
         source = (sequence_offsets[1:, None] - 1 - back).clamp(min=0)
-        unit = nn.functional.normalize(sequence.float(), dim=1, eps=_EPSILON)
+        unit = nn.functional.normalize(sequence.float(), dim=1, eps=EPSILON)
         entries = unit[source] if len(unit) else unit.new_zeros(n_rows, longest, target.shape[1])  # [R, L, D]
-        queries = nn.functional.normalize(target.float(), dim=1, eps=_EPSILON)
+        queries = nn.functional.normalize(target.float(), dim=1, eps=EPSILON)
         cosine = torch.einsum("cd,cld->cl", queries, entries[row]).clamp(-1, 1)  # [C, L]
         valid = is_entry[row] & ~cosine.isnan()
         order = cosine.masked_fill(~valid, -2).sort(dim=1, descending=True, stable=True).indices[:, :k]
