@@ -129,9 +129,8 @@ class Decoder:
         self._domains = _OptionalIds("domain")
         kinds = joiner_kinds(config)
         self._reads_values = reads_values(config)
-        self._reader = Reader(list(kinds), self._due_after, self._reads_values)
-        featured = bool(config.request_features or config.candidate_features or config.truth)
-        self._reads_by_kernel = {ACTIONS: True, IMPRESSIONS: not featured}
+        features = config.request_features, config.candidate_features
+        self._reader = Reader(list(kinds), self._due_after, self._reads_values, *features, config.truth)
         self._kinds = {name: index for index, name in enumerate(kinds)}
         self._request_features = FeatureReader("request", config.request_features)
         self._candidate_features = FeatureReader("candidate", config.candidate_features)
@@ -172,7 +171,7 @@ class Decoder:
 
     def _read(self, topic: str, values: Sequence[bytes], offsets: Ints) -> tuple[Ints, Ints, Ints]:
         """Read by kernel what it can read; starts of -1 where it cannot."""
-        if not self._reads_by_kernel.get(topic):
+        if topic not in (ACTIONS, IMPRESSIONS):
             return np.zeros(0, np.int64), np.full(len(values), -1, np.int64), np.full(len(values), NEVER, np.int64)
         if max(map(len, values)) > MAX_RECORD_BYTES:
             values = [value if len(value) <= MAX_RECORD_BYTES else b"" for value in values]

@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 from stream_app.events import ACTIONS, IMPRESSIONS, Action, Impression, ImpressionItem
 from stream_app.joiner.action_values import NO_VALUE, OUT_OF_REACH, value_word
 from stream_app.joiner.config import JoinConfig
-from stream_app.joiner.core.layout import ACT_EVENT, ACTION_VALUE, EVENT_HEAD, IGNORED, PAGE, SIZE_OF_EVENT, UNUSABLE
+from stream_app.joiner.core.layout import (
+    ACT_EVENT,
+    ACTION_VALUE,
+    COMPLETE,
+    EVENT_HEAD,
+    IGNORED,
+    PAGE,
+    PAGE_FLAGS,
+    SIZE_OF_EVENT,
+    UNUSABLE,
+)
 from stream_app.joiner.decode import Decoder, joiner_kinds, reads_values
 from stream_app.joiner.scan.compiled import sources_hash
 from stream_app.joiner.scan.reader import Reader
@@ -27,6 +37,11 @@ NOW = 1_700_000_000_000
 CONFIG = JoinConfig(label_min_value={"click": 0.5})
 DECODER = Decoder(CONFIG, 0, 1)
 READER = Reader(list(joiner_kinds(CONFIG)), CONFIG.label_window_ms, reads_values(CONFIG))
+FEATURED = JoinConfig(
+    request_features={"age": "float", "a": "id", "日本": "id", "item-1": "float"},
+    candidate_features={"price": "float", "a": "id", "x" * 40: "float"},
+    truth=True,
+)
 
 
 @given(data=st.binary(min_size=1, max_size=MAX_BYTES))
@@ -57,15 +72,20 @@ def words_of(words: Any, start: int) -> list[int]:
     return event
 
 
-def by_kernel(topic: str, values: list[bytes]) -> list[Any]:
-    read = READER.pages if topic == IMPRESSIONS else READER.actions
+def reader_of(config: JoinConfig) -> Reader:
+    features = config.request_features, config.candidate_features
+    return Reader(list(joiner_kinds(config)), config.label_window_ms, reads_values(config), *features, config.truth)
+
+
+def by_kernel(topic: str, values: list[bytes], reader: Reader = READER) -> list[Any]:
+    read = reader.pages if topic == IMPRESSIONS else reader.actions
     words, starts, _ = read(values, np.arange(len(values)))
     return [None if start < 0 else words_of(words, start) for start in starts.tolist()]
 
 
-def alone(topic: str, values: list[bytes]) -> list[Any]:
+def alone(topic: str, values: list[bytes], config: JoinConfig = CONFIG) -> list[Any]:
     """Decode each value with a broker time that suits any ``ts``, as the kernel knows no broker time."""
-    decoder = Decoder(msgspec.structs.replace(CONFIG, max_clock_skew_ms=1 << 60), 0, 1)
+    decoder = Decoder(msgspec.structs.replace(config, max_clock_skew_ms=1 << 60), 0, 1)
     return [decoder.decode_alone(topic, Record(offset, NOW, b"", value))[0] for offset, value in enumerate(values)]
 
 
@@ -78,7 +98,10 @@ SCALAR = st.one_of(TEXT, st.none(), st.booleans(), st.integers(), st.floats(allo
 ODD = st.one_of(SCALAR, st.lists(SCALAR, max_size=2), st.dictionaries(TEXT, SCALAR, max_size=2))
 STAMPS = st.one_of(st.integers(0, 1 << 50), st.just(NOW), ODD)
 IDS = st.one_of(TEXT, TEXT, TEXT, ODD)
-FEATURES = st.one_of(st.dictionaries(TEXT, SCALAR, max_size=3), ODD)
+FEATURES = st.one_of(
+    st.dictionaries(st.one_of(st.sampled_from(["age", "a", "日本", "item-1", "price", "x" * 40]), TEXT), SCALAR, max_size=5),
+    ODD,
+)
 EXTRA = {"query": IDS, "domain": IDS, "other": ODD, "features": FEATURES}
 SHOWN = st.fixed_dictionaries(
     {"item_id": IDS},
@@ -94,6 +117,15 @@ EVENTS = {
         optional={"request_id": IDS, "category": IDS, "value": ODD, **EXTRA},
     ),
 }
+
+
+NUMBERS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6).map(repr),
+    st.decimals(allow_nan=False, min_value=-(10**14), max_value=10**14, places=4).map(str),
+    st.from_regex(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,18})?", fullmatch=True),
+    st.integers(0, 10**15 - 1).flatmap(lambda n: st.integers(0, 999).map(lambda rest: f"{n}.{rest:03}")),
+    st.integers(1, 60).map(lambda n: f"{2.0**-n:.18f}"),
+)
 
 
 @st.composite
@@ -123,6 +155,68 @@ def test_what_a_kernel_reads_is_what_msgspec_reads(drawn: tuple[str, list[bytes]
         assert mine is None or mine == expected
 
 
+@given(drawn=values())
+@settings(max_examples=400)
+def test_features_that_a_kernel_reads_are_what_python_reads(drawn: tuple[str, list[bytes]]) -> None:
+    topic, raw = drawn
+    for mine, expected in zip(by_kernel(topic, raw, reader_of(FEATURED)), alone(topic, raw, FEATURED), strict=True):
+        assert mine is None or mine == expected
+
+
+def featured_page(value: str) -> bytes:
+    """A page whose features all are ``value``, as JSON has it."""
+    features = f'{{"age": {value}, "price": {value}, "a": {value}}}'
+    shown = f'{{"item_id": "i", "category": "c", "domain": "d", "truth": 0.25, "features": {features}}}'
+    return f'{{"request_id": "r", "user_id": "u", "ts": 1, "items": [{shown}], "features": {features}}}'.encode()
+
+
+def features_by(value: str, config: JoinConfig) -> tuple[Any, Any]:
+    raw = [featured_page(value)]
+    return by_kernel(IMPRESSIONS, raw, reader_of(config))[0], alone(IMPRESSIONS, raw, config)[0]
+
+
+@given(number=NUMBERS)
+@settings(max_examples=400)
+def test_a_feature_is_the_nearest_float(number: str) -> None:
+    config = JoinConfig(request_features={"age": "float"}, candidate_features={"price": "float"}, truth=True)
+    mine, expected = features_by(number, config)
+    assert mine is None or mine == expected
+
+
+@pytest.mark.parametrize(
+    "number", ["0", "1", "-1", "0.0", "0.1", "-0.1", "16777217", "0.4583333333333333", "1e-3", "null", "-0.0", "true"]
+)
+def test_ordinary_features_are_read_by_kernel(number: str) -> None:
+    config = JoinConfig(request_features={"age": "float"}, candidate_features={"price": "float"}, truth=True)
+    mine, expected = features_by(number, config)
+    assert expected[0] == PAGE
+    assert mine == (None if number in ("1e-3", "-0.0", "true") else expected)
+
+
+@pytest.mark.parametrize("value", ['"a"', '"日本"', "7", "0", "null", '""', "-7", "1.5", "true", '"' + "x" * 120 + '"'])
+def test_ordinary_ids_of_features_are_read_by_kernel(value: str) -> None:
+    config = JoinConfig(request_features={"a": "id"}, candidate_features={"a": "id"})
+    mine, expected = features_by(value, config)
+    assert expected[0] == PAGE
+    assert mine == (expected if value in ('"a"', '"日本"', "7", "0", "null") else None)
+
+
+def test_a_page_is_complete_only_with_all_its_features() -> None:
+    config = JoinConfig(candidate_features={"price": "float", "a": "id"})
+    whole = featured_page("1")
+    raw = [whole, whole.replace(b'"price": 1, ', b"", 1), whole.replace(b', "a": 1', b"", 1)]
+    flags = [one[EVENT_HEAD + PAGE_FLAGS] for one in by_kernel(IMPRESSIONS, raw, reader_of(config))]
+    assert flags == [COMPLETE, 0, 0]
+    assert [one[EVENT_HEAD + PAGE_FLAGS] for one in alone(IMPRESSIONS, raw, config)] == flags
+
+
+def test_a_feature_whose_name_is_too_long_is_left_to_python() -> None:
+    config = JoinConfig(request_features={"x" * 110: "id"})
+    raw = [featured_page("1")]
+    assert by_kernel(IMPRESSIONS, raw, reader_of(config)) == [None]
+    assert alone(IMPRESSIONS, raw, config)[0][0] == PAGE
+
+
 @given(value=st.binary(max_size=60))
 def test_any_bytes_are_left_to_msgspec(value: bytes) -> None:
     assert by_kernel(IMPRESSIONS, [value, value]) == by_kernel(ACTIONS, [value, value]) == [None, None]
@@ -144,15 +238,6 @@ def test_ordinary_events_are_read_by_kernel() -> None:
     clicks = [Action("u", "a", NOW, kind, "r", "query", "x", 1.5) for kind in ("click", "scroll")]
     read = by_kernel(ACTIONS, [msgspec.json.encode(click) for click in clicks])
     assert [one[0] for one in read] == [ACT_EVENT, IGNORED]
-
-
-NUMBERS = st.one_of(
-    st.floats(allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6).map(repr),
-    st.decimals(allow_nan=False, min_value=-(10**14), max_value=10**14, places=4).map(str),
-    st.from_regex(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,18})?", fullmatch=True),
-    st.integers(0, 10**15 - 1).flatmap(lambda n: st.integers(0, 999).map(lambda rest: f"{n}.{rest:03}")),
-    st.integers(1, 60).map(lambda n: f"{2.0**-n:.18f}"),
-)
 
 
 def value_of(number: str) -> int | None:

@@ -5,19 +5,20 @@ Shapes: ``N`` records, ``C`` candidates over all of them.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from stream_app.joiner.action_values import NO_VALUE
+from stream_app.joiner.features import NAN
 
 from .compiled import inner, kernel
+from .features import Features, float_word_of, read_features
 from .values import (
     FAIL,
     Bytes,
     colon,
-    flat_object_end,
     following,
     id_of,
     integer,
@@ -35,6 +36,7 @@ from .values import (
 Ints = npt.NDArray[np.int64]
 PAGE_COLUMNS: Final = ("user", "request", "ts", "query", "domain", "n", "first", "second", "third", "fourth")
 """Of a page: hashed ids, candidates, and up to four categories of the query."""
+N_PAGE: Final = len(PAGE_COLUMNS)
 ACTION_COLUMNS: Final = ("user", "item", "ts", "kind", "request", "query", "category", "domain", "value")
 """Of an action; ``kind`` is an index into the joiner's kinds, -1 for one that it does not use; ``value`` is a word of
 :mod:`stream_app.joiner.action_values`."""
@@ -48,6 +50,17 @@ _PAGE, _PAGE_SIZES = words(["user_id", "request_id", "ts", "query", "domain", "i
 _SHOWN, _SHOWN_SIZES = words(["item_id", "category", "domain", "position", "features", "truth"])
 _ACTION, _ACTION_SIZES = words(["user_id", "item_id", "ts", "kind", "request_id", "query", "category", "domain", "value"])
 _OPEN, _CLOSE, _LIST, _LIST_END = ord("{"), ord("}"), ord("["), ord("]")
+
+
+class Candidates(NamedTuple):
+    """Candidates as they are read: ``C`` of them, and room for more."""
+
+    ids: Ints
+    """Hashed item, category, domain, ``[3, >= C]``."""
+    positions: npt.NDArray[np.int32]
+    """``[>= C]``; -1 is missing."""
+    features: Ints
+    """``[>= C, T + F]``: the words of the truth, where it is wanted (``T`` is 0 or 1), and of the features."""
 
 
 def scratch_rows() -> Bytes:
@@ -81,13 +94,19 @@ def _query_categories(data: Bytes, at: int, scratch: Bytes, row: Ints) -> int:
 
 
 @inner
-def _candidate(data: Bytes, at: int, scratch: Bytes, ids: Ints, positions: npt.NDArray[np.int32], c: int) -> int:
-    """Read one candidate into column ``c`` of ``ids`` (item, category, domain) and ``positions``."""
+def _candidate(data: Bytes, at: int, scratch: Bytes, features: Features, into: Candidates, c: int) -> int:
+    """Read one candidate into place ``c``."""
     at = opened(data, at, _OPEN)
     if at == FAIL:
         return FAIL
+    ids, more_words = into.ids, into.features[c]
+    n_truth = len(more_words) - len(features.sizes)
     ids[0, c] = ids[1, c] = ids[2, c] = 0
-    positions[c] = -1
+    into.positions[c] = -1
+    for index in range(n_truth):
+        more_words[index] = NAN
+    for index in range(len(features.sizes)):
+        more_words[n_truth + index] = features.missing[index]
     read, more = 0, True
     while more:
         end = string_end(data, at)
@@ -109,11 +128,13 @@ def _candidate(data: Bytes, at: int, scratch: Bytes, ids: Ints, positions: npt.N
             at, position = integer(data, at)
             if position > _MAX_POSITION:
                 return FAIL
-            positions[c] = position
+            into.positions[c] = position
         elif field == 3:
             at = null_end(data, at)
         elif field == 4:
-            at = flat_object_end(data, at)
+            at = read_features(data, at, features, more_words, n_truth)
+        elif field == 5 and n_truth and data[at] != ord("n"):
+            at, more_words[0] = float_word_of(data, at)
         elif field == 5:
             at = number_or_null_end(data, at)
         else:
@@ -125,12 +146,12 @@ def _candidate(data: Bytes, at: int, scratch: Bytes, ids: Ints, positions: npt.N
 
 
 @inner
-def _candidates(data: Bytes, at: int, scratch: Bytes, ids: Ints, positions: npt.NDArray[np.int32], c: int) -> tuple[int, int]:
-    """Read a list of candidates from column ``c`` on; return the position after it and the next column."""
+def _candidates(data: Bytes, at: int, scratch: Bytes, features: Features, into: Candidates, c: int) -> tuple[int, int]:
+    """Read a list of candidates from place ``c`` on; return the position after it and the next place."""
     at = opened(data, at, _LIST)
     more = True
     while more and at != FAIL:
-        at = _candidate(data, at, scratch, ids, positions, c)
+        at = _candidate(data, at, scratch, features, into, c)
         c += 1
         if at != FAIL:
             at, more = following(data, at, _LIST_END)
@@ -139,10 +160,12 @@ def _candidates(data: Bytes, at: int, scratch: Bytes, ids: Ints, positions: npt.
 
 @inner
 def _page(
-    data: Bytes, at: int, scratch: Bytes, row: Ints, ids: Ints, positions: npt.NDArray[np.int32], c: int
+    data: Bytes, at: int, scratch: Bytes, features: Features, shown: Features, row: Ints, into: Candidates, c: int
 ) -> tuple[int, int]:
-    """Read a page into ``row`` and its candidates from column ``c`` on; return the position after it and the next column."""
+    """Read a page into ``row`` and its candidates from place ``c`` on; return the position after it and the next place."""
     row[:] = 0
+    for index in range(len(features.sizes)):
+        row[N_PAGE + index] = features.missing[index]
     at = opened(data, at, _OPEN)
     if at == FAIL:
         return FAIL, c
@@ -168,11 +191,11 @@ def _page(
         elif field == 4:
             at, row[4] = _id(data, at, scratch, _DOMAIN)
         elif field == 5:
-            at, c = _candidates(data, at, scratch, ids, positions, c)
+            at, c = _candidates(data, at, scratch, shown, into, c)
         elif field == 6:
             at = _query_categories(data, at, scratch, row)
         elif field == 7:
-            at = flat_object_end(data, at)
+            at = read_features(data, at, features, row, N_PAGE)
         else:
             at = scalar_end(data, at)
         if at == FAIL:
@@ -184,7 +207,14 @@ def _page(
 
 @kernel
 def scan_pages(
-    data: Bytes, ends: Ints, scratch: Bytes, rows: Ints, ids: Ints, positions: npt.NDArray[np.int32], firsts: Ints
+    data: Bytes,
+    ends: Ints,
+    scratch: Bytes,
+    features: Features,
+    shown: Features,
+    rows: Ints,
+    into: Candidates,
+    firsts: Ints,
 ) -> int:
     """Read records of ``impressions``; return the candidates ``C`` that were read.
 
@@ -192,14 +222,15 @@ def scan_pages(
         data: all records one after another, and a 0 byte.
         ends: ``[N]``, where each record ends.
         scratch: of :func:`scratch_rows`.
-        rows: ``[N, 10]`` is filled: :data:`PAGE_COLUMNS`.
-        ids: ``[3, >= C]`` is filled: hashed item, category, domain; room for a candidate per :data:`CANDIDATE_BYTES`.
-        positions: ``[>= C]`` is filled; -1 is missing.
+        features: of pages, ``F``.
+        shown: of candidates.
+        rows: ``[N, 10 + F]`` is filled: :data:`PAGE_COLUMNS`, and the words of the features.
+        into: is filled; room for a candidate per :data:`CANDIDATE_BYTES`.
         firsts: ``[N]`` is filled: the first candidate of each page, -1 if the record is left to a slower reader.
     """
     start, c = 0, 0
     for i in range(len(ends)):
-        at, after = _page(data, start, scratch, rows[i], ids, positions, c)
+        at, after = _page(data, start, scratch, features, shown, rows[i], into, c)
         done = at != FAIL and _ends(data, at, ends[i])
         firsts[i] = c if done else -1
         c = after if done else c

@@ -30,6 +30,7 @@ from stream_app.joiner.core.layout import (
 )
 
 from .compiled import kernel
+from .events import N_PAGE, Candidates
 
 CANDIDATE_WORDS: Final = 4
 
@@ -37,8 +38,8 @@ CANDIDATE_WORDS: Final = 4
 @kernel
 def pack_pages(
     rows: Ints,
-    ids: Ints,
-    positions: npt.NDArray[np.int32],
+    candidates: Candidates,
+    missing: Ints,
     firsts: Ints,
     offsets: Ints,
     due_after: int,
@@ -48,7 +49,8 @@ def pack_pages(
     """Pack pages.
 
     Args:
-        rows, ids, positions, firsts: of :func:`~.events.scan_pages`.
+        rows, candidates, firsts: of :func:`~.events.scan_pages`.
+        missing: words of the candidates' features where they are missing, ``[F]``.
         offsets: ``[N]``.
         due_after: ms from a request's ``ts`` to its ``due``.
         packed: events are written here.
@@ -58,6 +60,9 @@ def pack_pages(
         Words used.
     """
     at = 0
+    ids, positions, features = candidates
+    n_features, n_words = rows.shape[1] - N_PAGE, features.shape[1]
+    n_truth = n_words - len(missing)
     for i in range(len(firsts)):
         first = firsts[i]
         starts[i] = at if first >= 0 else -1
@@ -65,7 +70,7 @@ def pack_pages(
             continue
         row, n = rows[i], rows[i, 5]
         page = at + EVENT_HEAD
-        packed[at], packed[at + 1] = PAGE, EVENT_HEAD + PAGE_WORDS + CANDIDATE_WORDS * n
+        packed[at], packed[at + 1] = PAGE, EVENT_HEAD + PAGE_WORDS + n_features + (CANDIDATE_WORDS + n_words) * n
         packed[at + 2], packed[at + 3] = offsets[i], row[2]
         packed[page + PAGE_USER], packed[page + PAGE_REQUEST], packed[page + PAGE_TS] = row[0], row[1], row[2]
         packed[page + PAGE_DUE], packed[page + PAGE_QUERY], packed[page + PAGE_DOMAIN] = row[2] + due_after, row[3], row[4]
@@ -73,13 +78,20 @@ def pack_pages(
             packed[page + PAGE_CATEGORIES + category] = row[6 + category]
         packed[page + PAGE_N] = n
         at, complete = page + PAGE_WORDS, True
+        for index in range(n_features):
+            packed[at + index] = row[N_PAGE + index]
+        at += n_features
         for place in range(n):
             c = first + place
             packed[at + place], packed[at + n + place] = ids[0, c], ids[1, c]
             packed[at + 2 * n + place], packed[at + 3 * n + place] = ids[2, c], np.int64(positions[c]) & POSITION
             complete = complete and ids[1, c] != 0 and ids[2, c] != 0
+            for index in range(n_words):
+                packed[at + (CANDIDATE_WORDS + index) * n + place] = features[c, index]
+            for index in range(len(missing)):
+                complete = complete and features[c, n_truth + index] != missing[index]
         packed[page + PAGE_FLAGS] = COMPLETE if complete else 0
-        at += CANDIDATE_WORDS * n
+        at += (CANDIDATE_WORDS + n_words) * n
     return at
 
 

@@ -288,10 +288,16 @@ def id_of(data: Bytes, at: int, scratch: Bytes, prefix: int) -> tuple[int, int]:
         return FAIL, 0
     if not n:
         return end + 1, 0
+    return end + 1, hash_of(data, at + 1, end, scratch, prefix)
+
+
+@inner
+def hash_of(data: Bytes, start: int, end: int, scratch: Bytes, prefix: int) -> int:
+    """Return the :func:`~stream_app.events.hash_id` of ``data[start:end]``; there must be room for it behind the prefix."""
     to: Any = np.uint64(prefix)
-    source: Any = np.uint64(at + 1)
+    source: Any = np.uint64(start)
     while source < np.uint64(end):
         scratch[to] = data[source]
         to, source = to + _ONE, source + _ONE
-    hashed: Any = np.int64(xxh3_64(scratch, prefix + n))
-    return end + 1, hashed if hashed else 1
+    hashed: Any = np.int64(xxh3_64(scratch, prefix + end - start))
+    return int(hashed) if hashed else 1
