@@ -31,6 +31,7 @@ from .core.layout import (
 from .features import FLOAT32_MAX, NAN, FeatureError, FeatureReader, float_bits
 from .merge import NEVER
 from .pending import NO_EVENTS, Events, Unusable
+from .scan.homes import homes
 from .scan.reader import Reader
 
 MAX_RECORD_BYTES: Final = 1 << 20
@@ -134,7 +135,6 @@ class Decoder:
         self._kinds = {name: index for index, name in enumerate(kinds)}
         self._request_features = FeatureReader("request", config.request_features)
         self._candidate_features = FeatureReader("candidate", config.candidate_features)
-        self._homes: dict[bytes, int] = {}
         self._prepare: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], tuple[int, list[int]]]]] = {
             IMPRESSIONS: (msgspec.json.Decoder(Impression).decode, self._impression),
             ACTIONS: (msgspec.json.Decoder(Action).decode, self._action),
@@ -155,7 +155,8 @@ class Decoder:
         broker = np.array(broker_ts, np.int64)
         alone = (starts < 0) | (stamps < broker - self._skew) | (stamps > broker + self._skew) | (stamps > MAX_TS)
         if topic != ITEMS and self._n_partitions > 1:
-            alone |= np.array([bool(key) and self._home(key) != self._partition for key in keys])
+            home = homes(keys, self._n_partitions)
+            alone |= (home >= 0) & (home != self._partition)
         unusable: dict[int, Unusable] = {}
         others: list[int] = []
         for at in np.flatnonzero(alone).tolist():
@@ -190,8 +191,8 @@ class Decoder:
         try:
             if len(value) > MAX_RECORD_BYTES:
                 raise _UnusableError("too_large", f"{len(value)} bytes; at most {MAX_RECORD_BYTES} are read")
-            if checks_home and key and self._home(key) != self._partition:
-                raise _UnusableError("foreign", f"key of partition {self._home(key)} in partition {self._partition}")
+            if checks_home and key and (home := partition_of(key, self._n_partitions)) != self._partition:
+                raise _UnusableError("foreign", f"key of partition {home} in partition {self._partition}")
             raw = parse(value)
             ts: int = raw.ts
             if not broker_ts - skew <= ts <= broker_ts + skew or not 0 <= ts <= MAX_TS:
@@ -200,14 +201,6 @@ class Decoder:
             return [kind, EVENT_HEAD + len(body), offset, ts, *body], ts
         except (ValueError, OverflowError, RecursionError, struct.error) as error:
             return _unusable(error), NEVER
-
-    def _home(self, key: bytes) -> int:
-        home = self._homes.get(key)
-        if home is None:
-            if len(self._homes) >= 1 << 18:
-                self._homes.clear()
-            home = self._homes[key] = partition_of(key, self._n_partitions)
-        return home
 
     def _impression(self, raw: Impression) -> tuple[int, list[int]]:
         shown = raw.items

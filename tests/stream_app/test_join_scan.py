@@ -13,7 +13,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.events import ACTIONS, IMPRESSIONS, Action, Impression, ImpressionItem
+from stream_app.events import ACTIONS, IMPRESSIONS, Action, Impression, ImpressionItem, partition_of
 from stream_app.joiner.action_values import NO_VALUE, OUT_OF_REACH, value_word
 from stream_app.joiner.config import JoinConfig
 from stream_app.joiner.core.layout import (
@@ -29,6 +29,7 @@ from stream_app.joiner.core.layout import (
 )
 from stream_app.joiner.decode import Decoder, joiner_kinds, reads_values
 from stream_app.joiner.scan.compiled import sources_hash
+from stream_app.joiner.scan.homes import homes
 from stream_app.joiner.scan.reader import Reader
 from stream_app.joiner.scan.xxh3 import MAX_BYTES, xxh3_64
 from stream_app.topics import Record
@@ -54,6 +55,12 @@ def test_the_hash_is_xxh3(data: bytes) -> None:
 def test_the_hash_is_xxh3_at_the_edges_of_its_cases(n: int) -> None:
     data = bytes(range(100, 100 + n))
     assert int(xxh3_64(np.frombuffer(data, np.uint8), n)) == xxhash.xxh3_64_intdigest(data)
+
+
+@given(keys=st.lists(st.binary(max_size=40), max_size=20), n_partitions=st.integers(1, 200))
+def test_partitions_of_keys_are_those_of_murmur2(keys: list[bytes], n_partitions: int) -> None:
+    expected = [partition_of(key, n_partitions) if key else -1 for key in keys]
+    assert homes(keys, n_partitions).tolist() == expected
 
 
 def test_compiled_code_is_old_when_any_source_is_another(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 
 from stream_app.joiner.config import FeatureKind
 from stream_app.joiner.core.layout import ACTION_WORDS, EVENT_HEAD, PAGE_WORDS, Ints
@@ -18,7 +17,7 @@ from stream_app.joiner.merge import NEVER
 from .events import ACTION_COLUMNS, CANDIDATE_BYTES, N_PAGE, Candidates, scan_actions, scan_pages, scratch_rows
 from .features import features_of
 from .pack import CANDIDATE_WORDS, pack_actions, pack_pages
-from .values import words
+from .values import joined, words
 
 
 class Reader:
@@ -62,7 +61,7 @@ class Reader:
         features, shown = self._features, self._shown
         if features is None or shown is None:
             return np.zeros(0, np.int64), np.full(len(values), -1, np.int64), np.full(len(values), NEVER, np.int64)
-        n, (data, ends) = len(values), _joined(values)
+        n, (data, ends) = len(values), joined(values)
         room, n_words = len(data) // CANDIDATE_BYTES + 1, self._n_truth + len(shown.sizes)
         rows, firsts = np.empty((n, N_PAGE + len(features.sizes)), np.int64), np.empty(n, np.int64)
         into = Candidates(np.empty((3, room), np.int64), np.empty(room, np.int32), np.empty((room, n_words), np.int64))
@@ -74,15 +73,9 @@ class Reader:
 
     def actions(self, values: Sequence[bytes], offsets: Ints) -> tuple[Ints, Ints, Ints]:
         """Return events of actions; arguments and results as of :meth:`pages`."""
-        n, (data, ends) = len(values), _joined(values)
+        n, (data, ends) = len(values), joined(values)
         rows, read = np.empty((n, len(ACTION_COLUMNS)), np.int64), np.empty(n, np.bool_)
         scan_actions(data, ends, self._scratch, rows, *self._kinds, self._reads_values, read)
         packed, starts = np.empty(n * (EVENT_HEAD + ACTION_WORDS), np.int64), np.empty(n, np.int64)
         used = pack_actions(rows, read, offsets, packed, starts)
         return packed[:used], starts, rows[:, 2].copy()
-
-
-def _joined(values: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], Ints]:
-    """Return all values one after another with a 0 byte at the end, and where each of them ends."""
-    sizes = np.fromiter(map(len, values), np.int64, len(values))
-    return np.frombuffer(b"".join([*values, b"\0"]), np.uint8), np.cumsum(sizes)

@@ -8,6 +8,7 @@ Positions are those of ``data``, uint8, which ends with a 0 byte: no function go
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -43,6 +44,12 @@ def words(names: list[str], size: int = 24) -> tuple[Bytes, npt.NDArray[np.int64
             rows[at, : len(encoded)] = np.frombuffer(encoded, np.uint8)
             sizes[at] = len(encoded)
     return rows, sizes
+
+
+def joined(values: Sequence[bytes]) -> tuple[Bytes, npt.NDArray[np.int64]]:
+    """Return all values one after another with a 0 byte at the end, and where each of them ends."""
+    sizes = np.fromiter(map(len, values), np.int64, len(values))
+    return np.frombuffer(b"".join([*values, b"\0"]), np.uint8), np.cumsum(sizes)
 
 
 def namespace_rows(namespaces: list[str]) -> tuple[Bytes, npt.NDArray[np.int64]]:
