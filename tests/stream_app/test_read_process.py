@@ -361,9 +361,9 @@ def test_a_replay_whose_joining_was_killed_says_so(raw: Path) -> None:
 @LINUX
 @TWO_CORES
 def test_ctrl_c_is_heard_by_the_replay_alone(raw: Path, tmp_path: Path) -> None:
-    undisturbed, err = replay(raw, batch=1).communicate(timeout=PATIENCE_S)
+    """How it goes on then is in tests/integration/test_replay_kill.py."""
     run = tmp_path / "run"
-    process = replay(raw, "--run", str(run), "--set", "replay.checkpoint_seconds=0.05", batch=1)
+    process = replay(raw, "--run", str(run), "--set", "replay.checkpoint_seconds=0.2", batch=1)
     child = child_of(process)
     deadline = time.monotonic() + PATIENCE_S
     while not (run / "checkpoints" / "LATEST").exists():
@@ -376,11 +376,3 @@ def test_ctrl_c_is_heard_by_the_replay_alone(raw: Path, tmp_path: Path) -> None:
     assert (process.returncode, out) == (130, ""), err
     assert f"go on with: freshet replay --run {run} --resume" in err
     wait_for_its_end(child)
-    out, err = (process := replay(raw, "--run", str(run), "--resume", batch=1)).communicate(timeout=PATIENCE_S)
-    assert "going on after" in err
-    digests = [
-        {name: model["digest"] for name, model in json.loads(each)["models"].items() if "digest" in model}
-        for each in (out, undisturbed)
-    ]
-    assert digests[0]
-    assert digests[0] == digests[1]
