@@ -25,6 +25,7 @@ from learners.click_loss import ClickLoss
 from learners.flat import Flat
 from learners.mlp_entry import Entry, Plan, Wanted, Weights
 from learners.mlp_ranges import Sums
+from learners.room import Room
 from learners.tape import recording
 from learners.threads import Task, Team, team
 
@@ -45,6 +46,8 @@ class Model(NamedTuple):
     """Gradients, in ``flat.gradient``."""
     views: Callable[[Floats], Weights]
     """Makes the like of an array."""
+    room: Room
+    """For the sums of a way back."""
 
 
 def logits(model: Model, plan: Plan, tensors: Sequence[Tensor]) -> Tensor:
@@ -86,7 +89,7 @@ def learned(
         needed = [tape.wants(tensor) for tensor in dense]
         with team() as threads:
             entry = Entry(plan, model.weights, tensors)
-            out, found = _learned(entry, model.weights, loss, needed, model.of, threads, meanwhile)
+            out, found = _learned(entry, model.weights, loss, needed, model.of, model.room, threads, meanwhile)
         tape.flats.append(model.flat)
         for tensor, of_tensor in zip(tensors, found, strict=True):
             if of_tensor is not None:
@@ -95,7 +98,7 @@ def learned(
     of, needed = np.zeros(model.flat.n, np.float32), [tensor.requires_grad for tensor in dense]
     with team() as threads:
         entry = Entry(plan, model.weights, tensors)
-        out, found = _learned(entry, model.weights, loss, needed, model.views(of), threads, meanwhile)
+        out, found = _learned(entry, model.weights, loss, needed, model.views(of), model.room, threads, meanwhile)
     click = ClickLoss(scores, float(losses.sum()) / max(n, 1), gradient)
     made = _Made(entry, gradient, out, [*_as_tensors(found), *map(torch.from_numpy, model.flat.views(of))])
     return cast(Tensor, _Passes.apply(model, plan, made, len(tensors), *tensors, *model.flat.parameters)), click
@@ -134,7 +137,8 @@ class _Passes(torch.autograd.Function):
             none, of = np.zeros(0, np.float32), np.zeros(model.flat.n, np.float32)
             loss = mlp_ranges.Loss(grads[0].contiguous().numpy(), none, none)
             with team() as threads:
-                _, of_tensors = _learned(ctx.entry, model.weights, loss, ctx.needs_input_grad[4:], model.views(of), threads)
+                given, into = (ctx.entry, model.weights, loss, ctx.needs_input_grad[4:]), model.views(of)
+                _, of_tensors = _learned(*given, into, model.room, threads)
             found = [*_as_tensors(of_tensors), *map(torch.from_numpy, model.flat.views(of))]
         return None, None, None, None, *found
 
@@ -164,6 +168,7 @@ def _learned(
     loss: mlp_ranges.Loss,
     needed: Sequence[bool],
     of: Weights,
+    room: Room,
     threads: Team,
     meanwhile: Task | None = None,
 ) -> tuple[Tensor, list[Floats | None]]:
@@ -172,7 +177,7 @@ def _learned(
     wanted = Wanted(entry, needed)
     ranges = _cut(threads, len(out), more=meanwhile is not None)
     shapes = weights.hidden.packed.shape, first.bias.shape, first.w.shape, first.both.shape, first.contribution.shape
-    sums = Sums(*(np.empty((len(ranges), *shape), np.float32) for shape in shapes))
+    sums = Sums(*room.arrays([(len(ranges), *shape) for shape in shapes]))
     work = SGEMM, first, weights.hidden, out.numpy(), loss, wanted.w, wanted.gradient
     own = [Sums(*(array[at] for array in sums)) for at in range(len(ranges))]
     tasks = [partial(mlp_ranges.learn, *work, part, rows.start, rows.stop) for part, rows in zip(own, ranges, strict=True)]

@@ -21,6 +21,7 @@ from learners.flat import Flat
 from learners.mlp_entry import Plan, Weights
 from learners.mlp_passes import Model
 from learners.mlp_ranges import Hidden
+from learners.room import Room
 from learners.sim_extract import SimExtract, Slots
 from learners.tables import Gathered
 from learners.threads import Task
@@ -153,7 +154,7 @@ class RequestMLP(nn.Module):
             request = rest[0] if self.request is not None else none
             return Weights(first, request, bias, Hidden(array[flat.places[-len(layers)].start :], widths))
 
-        return Model(flat, views(flat.values), views(flat.gradient), views)
+        return Model(flat, views(flat.values), views(flat.gradient), views, Room())
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy lays its parameters side by side itself."""
