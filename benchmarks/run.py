@@ -25,10 +25,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = (
-    *("joiner", "topics", "replay", "step", "peers", "tables", "graph", "queues", "growth", "limit"),
+    *("joiner", "topics", "replay", "step", "step_sizes", "peers", "tables", "graph", "queues", "growth", "limit"),
     *("metrics", "slices", "page", "trainer", "worker", "importers"),
 )
-LEARNER = ("step", "peers", "tables", "graph", "queues", "growth", "limit")
+LEARNER = ("step", "step_sizes", "peers", "tables", "graph", "queues", "growth", "limit")
 SLOW = ("accuracy", "live", "semi")
 PACKAGES = (
     *("torch", "numba", "numpy", "pyarrow", "rocksdict", "faust-streaming", "kafka-python"),
@@ -70,6 +70,8 @@ def run(name: str, quick: bool, data: Path | None, log: Path | None) -> tuple[st
         command += ["--requests", str(data / "globo_requests.parquet")]
     if name == "step" and log is not None and not quick:
         command += ["--log", str(log), "--requests", "4000"]
+    if name == "step_sizes" and log is not None and not quick:
+        command += ["--log", str(log)]
     shown = " ".join(["python", *command[1:]])
     for path, called in ((data, "DATA"), (log, "LOG")):
         shown = shown if path is None else shown.replace(str(path), called)

@@ -24,7 +24,7 @@ import pstats
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,18 +131,29 @@ def contestants(config: RunConfig, schema: SampleSchema, blocks: list[SampleBloc
         kind, options = config.model_type(model), config.model_options(model)
         makers[model] = partial(ours, config, schema, model, options)
         if kind in KINDS:
-            items_only = {**options, "position": False, "statistics": False} | ({"queries": False} if kind == "egin" else {})
-            makers[f"{model}, items only"] = partial(ours, config, schema, model, items_only)
+            makers[f"{model}, items only"] = partial(items_only, config, schema, model)
             makers[f"{model}, plain torch"] = partial(PlainLearner, kind, rows)
             if kind == "egin":
                 makers[f"{model}, plain torch, edges once"] = partial(PlainLearner, kind, rows, edges_once=True)
     return makers
 
 
-def ours(config: RunConfig, schema: SampleSchema, model: str, options: Mapping[str, Any]) -> Step:
-    """Return the step of a fresh learner."""
-    context = ModelContext(schema=schema, name=model, seed=config.replay.seed, ignored_features=config.replay.ignored_features)
+def ours(
+    config: RunConfig, schema: SampleSchema, model: str, options: Mapping[str, Any], ignored: Sequence[str] | None = None
+) -> Step:
+    """Return the step of a fresh learner; without ``ignored`` it ignores what the run does."""
+    ignored = config.replay.ignored_features if ignored is None else tuple(ignored)
+    context = ModelContext(schema=schema, name=model, seed=config.replay.seed, ignored_features=ignored)
     return build(config.model_type(model), options, context).predict_learn
+
+
+def items_only(config: RunConfig, schema: SampleSchema, model: str, more: Mapping[str, Any] | None = None) -> Step:
+    """Return the step of a fresh learner that sees what the plain ones see: ids of candidates and histories."""
+    options = {**config.model_options(model), "position": False, "statistics": False, **(more or {})}
+    if config.model_type(model) == "egin":
+        options["queries"] = False
+    features = (schema.request_floats, schema.request_ids, schema.candidate_floats, schema.candidate_ids)
+    return ours(config, schema, model, options, [name for names in features for name in names])
 
 
 def main() -> None:
