@@ -19,6 +19,7 @@ from learners import attention_kernels
 from learners.attention_passes import Pass
 from learners.attention_ranges import Given
 from learners.batch import Offsets, pairs
+from learners.device import compiled, place
 from learners.flat import Flat
 from learners.layers import segment_sum
 from learners.tape import Tape, recording
@@ -82,7 +83,7 @@ class TargetAttention(nn.Module):
         Raises:
             ValueError: the columns are not as wide as the unit.
         """
-        if not columns[0].targets.is_cpu:
+        if not compiled(columns[0].targets.device):
             return self.plain(columns, targets, entries)
         if (width := sum(part.targets.shape[1] for part in columns)) != self.dim:
             raise ValueError(f"this attention was made for targets of width {self.dim}, these columns have {width}")
@@ -102,7 +103,7 @@ class TargetAttention(nn.Module):
         """Return what :meth:`forward` returns, in torch over all pairs."""
         target = torch.cat([part.targets.index_select(0, part.now) for part in columns], 1)
         history = torch.cat([part.entries.index_select(0, part.past) for part in columns], 1)
-        candidate, entry = (torch.from_numpy(side).to(target.device) for side in pairs(targets, entries))
+        candidate, entry = (place(side, target.device) for side in pairs(targets, entries))
         q, k = target.index_select(0, candidate), history.index_select(0, entry)  # [P, T]
         hidden = self.query(target).index_select(0, candidate) + self.key(history).index_select(0, entry)
         weight = self.out(self.activation(hidden + self.product(q * k)))  # [P, 1]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from learners.device import place
 from learners.samples import Ragged, SampleBlock
 from learners.tables.distinct import Distinct, distinct
 
@@ -58,7 +59,7 @@ class Batch:
 
     def tensor(self, values: npt.NDArray[Any]) -> torch.Tensor:
         """Return an array as a tensor on the device, copied (blocks are read-only)."""
-        return torch.from_numpy(np.array(values)).to(self.device)
+        return place(np.array(values), self.device)
 
     def offsets(self, name: str) -> torch.Tensor:
         """Return the row bounds of a list column, int64 ``[R + 1]``."""
@@ -70,7 +71,7 @@ class Batch:
 
     def _own(self, key: Hashable, make: Callable[[], npt.NDArray[Any]]) -> torch.Tensor:
         """Return an array of the block, made and moved to the device once; nobody writes to it."""
-        return self.block.once((key, self.device), lambda: torch.from_numpy(make()).to(self.device))
+        return self.block.once((key, self.device), lambda: place(make(), self.device))
 
     def prepare(self) -> None:
         """Make what every network asks for."""

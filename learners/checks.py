@@ -49,10 +49,12 @@ class Case(msgspec.Struct, frozen=True):
     vectors: int = 0
     """Length of pre-extracted item vectors; every other item has one. 0 is none."""
 
-    def build(self, seed: int = 0, ignored: tuple[str, ...] = ()) -> Learner:
+    def build(self, seed: int = 0, ignored: tuple[str, ...] = (), device: str = "cpu") -> Learner:
         """Build a fresh learner."""
         store = _vectors(self.vectors) if self.vectors else None
-        context = ModelContext(schema=self.schema, name=self.kind, seed=seed, ignored_features=ignored, vectors=store)
+        context = ModelContext(
+            schema=self.schema, name=self.kind, seed=seed, device=device, ignored_features=ignored, vectors=store
+        )
         return build(self.kind, self.options, context)
 
     def trained(self, n_blocks: int = 4) -> Learner:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from learners.device import compiled
+
 __all__ = ["ClickLoss", "click_loss", "click_loss_plain", "cross_entropy", "of_click", "probabilities"]
 
 Floats = npt.NDArray[np.float32]
@@ -25,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 
 def probabilities(logits: Tensor) -> Tensor:
     """Return ``p``, ``[C]``, of logits ``[C]`` without a graph: the same bits as :func:`click_loss`."""
-    if logits.device.type != "cpu":
+    if not compiled(logits.device):
         return logits.sigmoid()
     scores = torch.empty(logits.shape)
     _probabilities(logits.contiguous().numpy(), scores.numpy())
@@ -51,7 +53,7 @@ def click_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> ClickLoss:
         labels: ``y``, float32 ``[C]``.
         weights: ``w``, float32 ``[C]``; 1 unless a label policy says otherwise.
     """
-    if logits.device.type != "cpu":
+    if not compiled(logits.device):
         return click_loss_plain(logits, labels, weights)
     scores, gradient = torch.empty(logits.shape), torch.empty(logits.shape)
     given = logits.contiguous().numpy(), labels.numpy(), weights.numpy()

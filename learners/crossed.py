@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from learners.batch import CANDIDATES, Batch
+from learners.device import compiled
 from learners.layers import last_entry, pool
 from learners.tables import Gathered
 from learners.tape import Tape, recording
@@ -46,7 +47,7 @@ def crossed(batch: Batch, gathered: Gathered, use: int, sequence: str, *, newest
         sequence: the column that says which entries are whose.
         newest: whether the newest entry is a summary beside the mean.
     """
-    if gathered.weight.device.type != "cpu":
+    if not compiled(gathered.weight.device):
         return crossed_plain(batch, gathered, use, sequence, newest=newest)
     places = gathered.places[0].numpy(), gathered.places[use].numpy()
     offsets = batch.ragged(CANDIDATES).offsets, batch.ragged(sequence).offsets

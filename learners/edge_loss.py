@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from learners.blas import SGEMM
+from learners.device import place
 from learners.edge_kernels import grouped, room
 from learners.graph.edges import Edges
 from learners.threads import team
@@ -192,7 +193,7 @@ def edge_loss_plain(
     if not edges.n_edges or not len(negative.ids):
         return (anchor.rows.sum() + positive.rows.sum() + negative.rows.sum()) * 0.0
     device = anchor.rows.device
-    first, second = (torch.from_numpy(end).to(device) for end in edges)
+    first, second = (place(end, device) for end in edges)
     starts, ends = anchor.rows[first], positive.rows[second]  # [E, D]
     of_positive = (starts * ends).sum(1) / temperature  # [E]
     of_negatives = starts @ negative.rows.T / temperature  # [E, M]
@@ -200,14 +201,14 @@ def edge_loss_plain(
         if negative.log_p is None:
             raise ValueError(f"log_q {log_q!r} needs log_p of the negatives: IdQueue.log_probability(ids)")
         shift = negative.log_p if log_q == "standard" else _per_draw(negative.log_p, len(negative.ids))
-        of_negatives = of_negatives - torch.from_numpy(shift).to(device)
+        of_negatives = of_negatives - place(shift, device)
     if log_q == "standard":
         if positive.log_p is None:
             raise ValueError("log_q 'standard' needs log_p of the positives too: IdQueue.log_probability(ids)")
-        of_positive = of_positive - torch.from_numpy(positive.log_p[edges.positive]).to(device)
+        of_positive = of_positive - place(positive.log_p[edges.positive], device)
     hits = positive.ids[edges.positive][:, None] == negative.ids
     if one_type:
         hits |= anchor.ids[edges.anchor][:, None] == negative.ids
-    of_negatives = of_negatives.masked_fill(torch.from_numpy(hits).to(device), -torch.inf)
+    of_negatives = of_negatives.masked_fill(place(hits, device), -torch.inf)
     logits = torch.cat([of_positive[:, None], of_negatives], dim=1)  # [E, 1 + M]
     return (logits.logsumexp(1) - of_positive).mean()

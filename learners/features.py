@@ -19,6 +19,7 @@ from learners import gather
 from learners.batch import CANDIDATES, Batch
 from learners.beside import beside
 from learners.crossed import crossed
+from learners.device import place
 from learners.float_columns import as_matrix, fill_ages, length_and_recency, request_times
 from learners.layers import Standardise, pool
 from learners.learner import State
@@ -287,7 +288,7 @@ class Inputs(nn.Module):
         assert self.together is not None
         asked = self._request_asked(batch)
         weight = self.together.look_up(asked, learn=learn, ts=batch.newest_ts)
-        places = torch.from_numpy(asked.places).to(batch.device)
+        places = place(asked.places, batch.device)
         return gather.rows(weight, places, len(self.request_ids))
 
     def apply_gradients(self) -> None:
@@ -317,7 +318,7 @@ class Inputs(nn.Module):
             return as_matrix(columns, batch.n_requests)
 
         key = ("request floats", *self.request_floats, None, *self.sequences)
-        return torch.from_numpy(batch.block.once(key, make)).to(batch.device)
+        return place(batch.block.once(key, make), batch.device)
 
     def _given(self, batch: Batch) -> Floats:
         """Return the candidates' float features as they are given, ``[C, n]``."""
@@ -332,14 +333,14 @@ class Inputs(nn.Module):
             given, floats = floats, np.empty((batch.n_candidates, self.n_candidate_floats), np.float32)
             floats[:, : given.shape[1]] = given
             floats[:, given.shape[1] :] = self._statistics(batch).T
-        return torch.from_numpy(floats).to(batch.device)
+        return place(floats, batch.device)
 
     def _positions(self, batch: Batch) -> Tensor:
         last = self.config.n_positions - 1
         found = batch.block.once(
             ("positions", last), lambda: batch.ids("candidate.position").clip(-1, last).astype(np.int64) + 1
         )
-        return torch.from_numpy(found).to(batch.device)
+        return place(found, batch.device)
 
     def _statistics(self, batch: Batch) -> Doubles:
         """Return logs of (1 + batches learned with the item), (1 + its age in hours), (1 + impressions lately) and of its click

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from learners.device import compiled
 from learners.tape import Tape, recording
 
 __all__ = ["add_at", "rows"]
@@ -35,7 +36,7 @@ def rows(weight: Tensor, places: Tensor, side: int = 1) -> Tensor:
         side: so many neighbouring ones are one row of the result, ``[N / side, side * D]``.
     """
     width = side * weight.shape[1]
-    if weight.device.type != "cpu":
+    if not compiled(weight.device):
         return torch.nn.functional.embedding(places, weight).view(-1, width)
     tape = recording()
     if tape is None and torch.is_grad_enabled():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
+from learners.device import compiled
 from learners.tables import Gathered
 from learners.tape import Tape, recording
 
@@ -35,7 +36,7 @@ def pool(gathered: Gathered, use: int, offsets: Tensor, mode: str = "mean") -> T
         mode: ``mean`` or ``sum``.
     """
     places = gathered.places[use]
-    if gathered.weight.device.type == "cpu":
+    if compiled(gathered.weight.device):
         kept = places.numpy(), offsets.numpy(), mode == "mean"
         tape = recording()
         if tape is None and torch.is_grad_enabled():
@@ -134,7 +135,7 @@ class Standardise(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return ``[N, 2n]``: standardised values and flags of ``values [N, n]``; what is not finite is missing."""
-        if values.device.type == "cpu":
+        if compiled(values.device):
             out = torch.empty(len(values), 2 * values.shape[1])
             _standardise(values.numpy(), self.count.numpy(), self.mean.numpy(), self.square.numpy(), out.numpy())
             return out
@@ -151,7 +152,7 @@ class Standardise(nn.Module):
     @torch.no_grad()
     def observe(self, values: Tensor) -> None:
         """Add ``values [N, n]`` to the moments (Chan et al. 1979, merged batch by batch)."""
-        if values.device.type == "cpu":
+        if compiled(values.device):
             _observe(values.numpy(), self.count.numpy(), self.mean.numpy(), self.square.numpy())
         else:
             self.observe_plain(values)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from learners.adam import DenseAdam
 from learners.batch import Batch
 from learners.click_loss import ClickLoss, click_loss, probabilities
+from learners.device import compiled
 from learners.features import Inputs
 from learners.learner import Learner, Scores, State, Stats
 from learners.request_mlp import Part, RequestMLP, SlotPart
@@ -105,9 +106,9 @@ class NeuralLearner(Learner):
         self.device = torch.device(device)
         # On the CPU a step comes back to Python after each of its short kernels: two threads that hand the interpreter's lock
         # to and fro lose more than they share (benchmarks/step.py --ahead).
-        self.prepares_ahead = self.device.type != "cpu"
+        self.prepares_ahead = not compiled(self.device)
         self.network = network.to(self.device)
-        on_cpu = self.device.type == "cpu"
+        on_cpu = compiled(self.device)
         parameters = list(self.network.parameters())
         self.optimiser = DenseAdam(parameters, rate) if on_cpu else torch.optim.Adam(parameters, lr=rate, fused=True)
         self.step = 0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from learners import mlp_passes
 from learners.click_loss import ClickLoss
+from learners.device import compiled
 from learners.flat import Flat
 from learners.mlp_entry import Plan, Weights
 from learners.mlp_passes import Model
@@ -98,7 +99,7 @@ class RequestMLP(nn.Module):
             ValueError: on the CPU, elsewhere torch says so: they are not as wide as the weights; or a place is not below the
                 part's rows, looked at in the first call, and in each with ``FRESHET_DEBUG=1``.
         """
-        if request_of.device.type != "cpu":
+        if not compiled(request_of.device):
             return self.plain(candidate, request, request_of)
         return mlp_passes.logits(*self._entered(candidate, request, request_of))
 
@@ -124,7 +125,7 @@ class RequestMLP(nn.Module):
             weights: ``w``, float32 ``[C]``.
             meanwhile: what the caller's thread may do while another one works on this; on the CPU it is called once.
         """
-        if request_of.device.type != "cpu":
+        if not compiled(request_of.device):
             return self.plain(candidate, request, request_of), None
         model, plan, tensors = self._entered(candidate, request, request_of)
         return mlp_passes.learned(model, plan, tensors, labels, weights, meanwhile)

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from learners.device import compiled, place
 from learners.sim_kernels import EPSILON, SAME, extract_range, normalised
 from learners.tables import Gathered
 from learners.tape import Tape, recording
@@ -81,7 +82,7 @@ def sim_extract(
         max_len: last position; entries further back share it.
         own_bin: whether what is the target itself is in bin ``n_bins + 1``.
     """
-    if target.device.type != "cpu":
+    if not compiled(target.device):
         found = sim_extract_torch(target, sequence, sequence_offsets, target_offsets, k=k, n_bins=n_bins, max_len=max_len)
         return found._replace(bins=torch.where(found.sims > 1 - SAME, n_bins + 1, found.bins)) if own_bin else found
     targets, entries = _side(target), _side(sequence)
@@ -227,8 +228,8 @@ class SimExtract(nn.Module):
             offsets: as of :func:`sim_extract`, like the next one.
             target_offsets: see above.
         """
-        if target.weight.device.type != "cpu":
-            starts = (torch.from_numpy(np.array(each)).to(target.weight.device) for each in (offsets, target_offsets))
+        if not compiled(target.weight.device):
+            starts = (place(np.array(each), target.weight.device) for each in (offsets, target_offsets))
             return self.slots(target.of(now), sequence.of(past), *starts)
         vectors = target.weight.detach().numpy()
         entries = vectors if sequence is target else sequence.weight.detach().numpy()
@@ -239,7 +240,7 @@ class SimExtract(nn.Module):
     def embed(self, slots: Slots) -> Tensor:
         """Return ``[C, k dim]`` for slots ``[C, k]``."""
         bins, positions = slots.bins, slots.positions
-        if bins.device.type != "cpu":
+        if not compiled(bins.device):
             embedded = self.bin.weight[bins] + (self.position.weight[positions] if self.position is not None else 0)
             return embedded.reshape(len(bins), self.width)
         tape = recording()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from learners.device import place
 from learners.tables.index import Keys
 from learners.vectors import VectorStore
 
@@ -53,8 +54,8 @@ class VectorInputs(nn.Module):
     def given(self, items: Keys, learned: Tensor) -> Tensor:
         """Return what :func:`project` takes, ``x | mask | e``, ``[N, D + 1 + T]``."""
         vectors, found = self.store.get(items)
-        mask = torch.from_numpy(found).to(learned)
-        return torch.cat([torch.from_numpy(vectors).to(learned.device), mask.unsqueeze(1), learned], 1)
+        mask = place(found, learned.device).to(learned)
+        return torch.cat([place(vectors, learned.device), mask.unsqueeze(1), learned], 1)
 
     def look_ups(self) -> tuple[int, int]:
         """Return how many look-ups have found a vector so far, and how many have not."""

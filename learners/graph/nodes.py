@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from learners.device import compiled, place
 from learners.edge_loss import NONE, LogQ, Nodes, Rows, Scratch, edge_loss, edge_loss_plain
 from learners.gather import rows
 from learners.graph.edges import Edges, Positions
@@ -134,7 +135,7 @@ class BatchNodes:
 
         On the CPU its gradients, times the weight, are with the leaves at once; elsewhere it is for autograd, unweighted.
         """
-        if self.vectors.device.type != "cpu":
+        if not compiled(self.vectors.device):
             return self.plain_loss(edges, to)
         return edge_loss(
             edges,
@@ -151,7 +152,7 @@ class BatchNodes:
         first, second = self.vectors, to.vectors
         if to.bias is not None:  # what is added to the product is one more component of it
             first, second = torch.cat([first, torch.ones_like(first[:, :1])], 1), torch.cat([second, to.bias], 1)
-        drawn = torch.from_numpy(to.drawn).to(second.device)
+        drawn = place(to.drawn, second.device)
         negative = Nodes(rows(second, drawn), to.ids[to.drawn], None if to.log_p is None else to.log_p[to.drawn])
         return edge_loss_plain(
             Edges(self.places[edges.anchor], to.places[edges.positive]),

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from learners.device import compiled, place
 from learners.tables import optimisers
 from learners.tables.config import TableConfig
 from learners.tables.storage import lengthened, zeros
@@ -33,7 +34,7 @@ class Columns:
     def __init__(self, config: TableConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.shapes = {"weight": (config.dim,), **optimisers.columns(config)}
-        self.on_cpu = device.type == "cpu"
+        self.on_cpu = compiled(device)
         self.arrays: list[Floats] = []
         """The same as arrays, in their order; only on the CPU."""
         self._tensors: dict[str, torch.Tensor] = {}
@@ -76,7 +77,7 @@ class Columns:
             for name, array in zip(self.shapes, self.arrays, strict=True):
                 array[rows] = vectors.numpy() if name == "weight" else first
             return
-        at = torch.from_numpy(rows).to(self.device).long()
+        at = place(rows, self.device).long()
         for name, column in self._tensors.items():
             column[at] = vectors if name == "weight" else first
 
@@ -91,10 +92,10 @@ class Columns:
             self._compiled(*self.arrays, rows, grad.contiguous().numpy())
         else:
             kept = {name: column for name, column in self._tensors.items() if name != "weight"}
-            optimisers.step_torch(self.config, self.weight, kept, torch.from_numpy(rows).to(self.device), grad)
+            optimisers.step_torch(self.config, self.weight, kept, place(rows, self.device), grad)
 
     def put(self, rows: slice | Rows, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write rows of all columns."""
-        at = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self.device).long()
+        at = rows if isinstance(rows, slice) else place(rows, self.device).long()
         for name, column in self._tensors.items():
-            column[at] = torch.from_numpy(np.array(values[name])).to(self.device)
+            column[at] = place(np.array(values[name]), self.device)

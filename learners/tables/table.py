@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from learners import gather
+from learners.device import compiled, place
 from learners.tables import probing
 from learners.tables.admission import admission_of
 from learners.tables.changes import WHOLE_FROM, Delta, Mark
@@ -119,10 +120,11 @@ class EmbeddingTable:
         """Do what :meth:`gather` does with what was deduped before."""
         # torch's memory begins at a cache line, on which the bits of a product over these rows depend; NumPy's does not.
         weight = torch.empty(len(asked.keys), self.config.dim, device=self.device)
-        if self.device.type == "cpu":
+        if compiled(self.device):
             rows, places = self._looked_up(asked, weight.numpy(), learn, ts), asked.places
         else:
-            rows, places = self._looked_up(asked, weight, learn, ts), [place.to(self.device) for place in asked.places]
+            rows = self._looked_up(asked, weight, learn, ts)
+            places = [place(each.numpy(), self.device) for each in asked.places]
         if learn:
             tape = recording()
             if tape is None:
@@ -136,7 +138,7 @@ class EmbeddingTable:
         """Write the vectors of :meth:`look_up` to ``leaf [.., D]`` from row ``start`` on; return the rows, int32 ``[U]``, whose
         step is the caller's (:attr:`columns`)."""
         out = leaf.detach()[start : start + len(asked.keys)]
-        return self._looked_up(asked, out.numpy() if out.device.type == "cpu" else out, learn, ts)
+        return self._looked_up(asked, out.numpy() if compiled(out.device) else out, learn, ts)
 
     def _looked_up(self, asked: Distinct, out: torch.Tensor | npt.NDArray[np.float32], learn: bool, ts: int) -> Rows:
         self._check_own(asked.keys)
@@ -210,7 +212,7 @@ class EmbeddingTable:
         self._step_summed(unique, inverse, grad)
 
     def _step_summed(self, unique: Rows, inverse: Keys, grad: torch.Tensor) -> None:
-        if self.device.type == "cpu":
+        if compiled(self.device):
             total = np.zeros((len(unique), self.config.dim), np.float32)
             gather.add_at(inverse, grad.contiguous().numpy(), total)
             summed = torch.from_numpy(total)
@@ -254,7 +256,7 @@ class EmbeddingTable:
         return len(new) > 0
 
     def _on_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device)
+        return place(array, self.device)
 
     def _initial(self, keys: Keys) -> torch.Tensor:
         vectors = np.empty((len(keys), self.config.dim), np.float32)
@@ -306,7 +308,7 @@ class EmbeddingTable:
         if n_touched >= WHOLE_FROM * len(touched):
             return self.state()
         rest = {**self.index.state_of_no_row(), **self._swept(), **self._mark.header()}
-        if self.device.type == "cpu":
+        if compiled(self.device):
             columns = dict(zip(self.columns.shapes, self.columns.arrays, strict=True))
             return Delta(touched, n_touched, {**self.index.columns(), **columns}, rest)
         at = self._on_device(np.flatnonzero(touched))

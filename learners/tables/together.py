@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from numba.typed import List
 
+from learners.device import compiled
 from learners.tables.distinct import NO_SLOTS, Distinct, Keys, Rows
 from learners.tables.probing import View, dedupe, look_up
 from learners.tables.storage import power_of_two
@@ -86,7 +87,7 @@ class Together:
         self._device, self._dim = first.device, first.config.dim
         plain = all(table.config.expire_after_ms is None and table.shard.of == 1 for table in tables)
         one_step = all(table.config == first.config for table in tables) and first.config.optimiser == "adagrad"
-        self._compiled = self._device.type == "cpu" and plain and one_step
+        self._compiled = compiled(self._device) and plain and one_step
         self._held = _Held()
         self._pending: tuple[torch.Tensor, Rows, Keys] | None = None
         for table in self.tables:
