@@ -149,7 +149,7 @@ class Inputs(nn.Module):
         self.standardise_request = Standardise(self.n_request_floats)
         self.standardise_candidate = Standardise(self.n_candidate_floats)
         self._asked = self._columns_of_tables()
-        self._seen: tuple[Tensor, Tensor] | None = None
+        self._seen: tuple[Tensor, Tensor | None] | None = None
         self.vectors: VectorInputs | None = None
         if by_vector and config.vectors == "auto" and context.vectors is not None:
             self.vectors = VectorInputs(context.vectors, self.target_dim)
@@ -210,7 +210,8 @@ class Inputs(nn.Module):
 
         ``more_items`` and ``more_queries`` are looked up with the batch's own and are the last use of their table: negatives.
         """
-        request_floats, candidate_floats = self._request_floats(batch), self._candidate_floats(batch)
+        request_floats = self._request_floats(batch)
+        candidate_floats = self._candidate_floats(batch) if self.n_candidate_floats else None
         items = self._look_up(batch, "item", learn, more_items)
         categories = self._look_up(batch, "category", learn) if self.has_category else None
         queries = self._look_up(batch, "query", learn, more_queries) if self.has_query else None
@@ -221,7 +222,7 @@ class Inputs(nn.Module):
         candidate += [distinct(self._look_up(batch, name, learn)) for name in self.candidate_ids]
         if self.position is not None:
             candidate.append(Part(self.position.weight, self._positions(batch)))
-        if self.n_candidate_floats:
+        if candidate_floats is not None:
             candidate.append(Part(self.standardise_candidate(candidate_floats)))
         request = [*(history.request for history in histories_of), *self._query_parts(batch, queries, categories)]
         if self.together is not None:
@@ -235,7 +236,7 @@ class Inputs(nn.Module):
         """Take in what only counts from the next batch on: moments of the floats just learned, impressions and clicks."""
         if self._seen is not None:
             self.standardise_request.observe(self._seen[0])
-            if self.n_candidate_floats:
+            if self._seen[1] is not None:
                 self.standardise_candidate.observe(self._seen[1])
             self._seen = None
         if self.rates is not None:
