@@ -69,19 +69,18 @@ class Entry:
 
     def __init__(self, plan: Plan, weights: Weights, tensors: Sequence[Tensor]) -> None:
         n_dense, n_shared, k = len(plan.widths), len(plan.n_rows), plan.bins.shape[1]
-        arrays = [tensor.detach().numpy() for tensor in tensors]
-        dense, shared, tables = arrays[:n_dense], arrays[n_dense : n_dense + n_shared], arrays[n_dense + n_shared :]
+        dense = [tensor.detach().numpy() for tensor in tensors[:n_dense]]
+        tables = [tensor.detach().numpy() for tensor in tensors[n_dense + n_shared :]]
         self.plan, self.weights = plan, weights
         self.columns = _columns(tuple((part.start, part.stop) for part in plan.dense))
-        columns = [part.start for part in plan.shared] + [0] * plan.has_request
-        self.parts, self.of_rows = mlp_shared.parts_of(shared, plan.n_rows, columns, plan.has_request)
-        self.sizes = [len(table) for table in tables]
-        first_position = self.sizes[0] if len(tables) > 1 else -1
-        self.slots, n_rows = NO_SLOTS, sum(self.sizes)
+        self._shared = [rows.detach().contiguous() for rows in tensors[n_dense : n_dense + n_shared]]
+        self._sizes = [len(table) for table in tables]
+        first_position = self._sizes[0] if len(tables) > 1 else -1
+        self._slots, n_rows = NO_SLOTS, sum(self._sizes)
         if plan.slots is not None:
             table: Floats = np.concatenate(tables)  # [T, d]
             pairs = mlp_slots.occurring(plan.bins, plan.positions, plan.n_bins, first_position, n_rows)
-            self.slots = SlotRows.of(table, pairs, plan.slots.start, len(weights.bias), plan.slots.stop - plan.slots.start)
+            self._slots = SlotRows.of(table, pairs, plan.slots.start, len(weights.bias), plan.slots.stop - plan.slots.start)
         slots = plan.bins, plan.positions, plan.n_bins, first_position
         w_dense, bias = weights.first.take(self.columns, 1), weights.bias
         both = np.empty((sum(plan.n_rows), len(bias)), np.float32)
@@ -89,10 +88,15 @@ class Entry:
         self.first = First(_beside(dense, len(plan.taken)), w_dense, bias, both, plan.taken, contribution, *slots)
         """What :mod:`learners.mlp_work` is still to write, the contributions of shared rows and of slots, as it is."""
 
-    def gradients(self) -> list[Floats]:
-        """Return the gradients by the rows of the shared parts and by the tables of slots, once they are there."""
-        tables = np.split(self.slots.of_table, np.cumsum(self.sizes)[:-1]) if self.sizes else []
-        return [*self.of_rows, *tables]
+    def parts(self) -> tuple[Ints, SlotRows, list[Floats]]:
+        """Return what candidates share as kernels take it, of :func:`learners.mlp_shared.parts_of` and slots, and the gradients
+        that those write: by the rows of each part and by the tables of slots. They hold while the entry does."""
+        columns = [part.start for part in self.plan.shared] + [0] * self.plan.has_request
+        parts, gradients = mlp_shared.parts_of(self._shared, self.plan.n_rows, columns, self.plan.has_request)
+        if not self._sizes:
+            return parts, NO_SLOTS, gradients
+        slots = self._slots._replace(of_table=np.empty(self._slots.table.shape, np.float32))
+        return parts, slots, [*gradients, *np.split(slots.of_table, np.cumsum(self._sizes)[:-1])]
 
 
 def _beside(parts: Sequence[Floats], n: int) -> Floats:

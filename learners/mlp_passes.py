@@ -157,7 +157,8 @@ def _scored(model: Model, plan: Plan, tensors: Sequence[Tensor]) -> tuple[Tensor
     out = torch.empty(len(plan.taken))
     with team() as threads:
         entry, weights = Entry(plan, model.weights, tensors), model.weights
-        enter_all(SGEMM, entry.first, entry.parts, entry.slots, weights.first, weights.request)
+        parts, slots, _ = entry.parts()
+        enter_all(SGEMM, entry.first, parts, slots, weights.first, weights.request)
         work = SGEMM, entry.first, weights.hidden, out.numpy()
         threads.run([partial(mlp_ranges.score, *work, rows.start, rows.stop) for rows in _cut(threads, len(out))])
     return out, entry
@@ -179,9 +180,10 @@ def _learned(
     shapes = weights.hidden.packed.shape, first.bias.shape, first.w.shape, first.both.shape, first.contribution.shape
     sums = Sums(*room.arrays([(len(ranges), *shape) for shape in shapes]))
     bounds = np.array([0, *(rows.stop for rows in ranges)])
-    given = first, weights.hidden, entry.parts, entry.slots, weights.first, weights.request, entry.columns
+    parts, slots, of_shared = entry.parts()
+    given = first, weights.hidden, parts, slots, weights.first, weights.request, entry.columns
     into = Into(of.first, of.request, of.bias, of.hidden.packed)
     work = Work(*given, out.numpy(), loss, wanted.w, wanted.gradient, bounds, sums, into)
     counts = claims.words(len(sizes := stages(work)), threads.n)
     threads.share(partial(work_on, counts, SGEMM, work), counts, sizes, meanwhile)
-    return out, [*wanted.split(), *entry.gradients()]
+    return out, [*wanted.split(), *of_shared]

@@ -6,90 +6,70 @@ Legend: ``S`` rows of all shared parts, ``U`` of one, ``d`` their width, ``W`` w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from learners.blas import product
-from learners.flat import LINE
+from learners.blas import matrix_at, product
 
-__all__ = ["Parts", "add_weights", "part_backward", "part_forward", "parts_of", "shared_backward", "shared_forward"]
+__all__ = ["add_weights", "part_backward", "part_forward", "parts_of", "shared_backward", "shared_forward"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-TAKEN, WIDTH, START, OF_START, COLUMN, OF_REQUEST, FIRST, HEIGHT = range(8)
-"""Columns of :attr:`Parts.at`: rows that are taken, their width, where they and their gradients begin, the first column of the
-weight that is theirs and whether it is the request's, their first row among ``S``, rows that have a gradient."""
-
-
-class Parts(NamedTuple):
-    """The shared parts below each other, each from a cache line on: the bits of a product depend on where its factors begin."""
-
-    rows: Floats
-    """Of each those that candidates take."""
-    of_rows: Floats
-    """Takes the gradients by all of them."""
-    at: Ints
-    """``[J, 8]``."""
+ROWS, OF_ROWS, TAKEN, HEIGHT, WIDTH, COLUMN, OF_REQUEST, FIRST = range(8)
+"""Columns of a table of parts, int64 ``[J, 8]``: addresses of the rows and of their gradients, rows that are taken and in all,
+their width, the first column of the weight that is theirs, whether it is the request's, their first row among ``S``."""
 
 
 def parts_of(
-    rows: Sequence[Floats], n_taken: Sequence[int], columns: Sequence[int], has_request: bool
-) -> tuple[Parts, list[Floats]]:
-    """Return parts side by side, and the gradients by the rows of each, for :func:`part_backward` to write.
+    rows: Sequence[Tensor], n_taken: Sequence[int], columns: Sequence[int], has_request: bool
+) -> tuple[Ints, list[Floats]]:
+    """Return the table of some parts, and the gradients by their rows, for :func:`part_backward` to write; both hold while the
+    rows and the gradients do.
 
     Args:
-        rows: of each, ``[U, d]``.
+        rows: of each, ``[U, d]``, in one piece.
         n_taken: so many of each, the first ones, are taken.
         columns: of the weight, where each one's begin.
         has_request: whether the last part is the request's, which has a weight of its own.
     """
-    table, start, of_start, first, last = [], 0, 0, 0, len(rows) - 1
+    table: list[int] = []
+    gradients: list[Floats] = []
+    first, last = 0, len(rows) - 1
     for j, (own, n, column) in enumerate(zip(rows, n_taken, columns, strict=True)):
         height, width = own.shape
-        table.append((n, width, start, of_start, column, has_request and j == last, first, height))
-        start += -(-n * width // LINE) * LINE
-        of_start += -(-height * width // LINE) * LINE
+        of_own = torch.empty(height, width)  # from a cache line on: the bits of a product depend on where its factors begin
+        gradients.append(of_own.numpy())
+        table += (own.data_ptr(), of_own.data_ptr(), n, height, width, column, has_request and j == last, first)
         first += n
-    flat: Floats = torch.empty(start + of_start).numpy()
-    flat, of_flat = flat[:start], flat[start:]
-    gradients: list[Floats] = []
-    for own, (n, width, begin, of_begin, *_, height) in zip(rows, table, strict=True):
-        flat[begin : begin + n * width].reshape(n, width)[:] = own[:n]
-        gradients.append(of_flat[of_begin : of_begin + height * width].reshape(height, width))
-    return Parts(flat, of_flat, np.array(table, np.int64).reshape(-1, 8)), gradients
+    return np.array(table, np.int64).reshape(-1, 8), gradients
 
 
 @numba.njit(cache=True, nogil=True)
-def _rows_of(parts: Parts, j: int) -> Floats:
-    start, n, width = parts.at[j, START], parts.at[j, TAKEN], parts.at[j, WIDTH]
-    return parts.rows[start : start + n * width].reshape(n, width)
-
-
-@numba.njit(cache=True, nogil=True)
-def part_forward(sgemm: int, parts: Parts, j: int, w_first: Floats, w_request: Floats, both: Floats) -> None:
+def part_forward(sgemm: int, parts: Ints, j: int, w_first: Floats, w_request: Floats, both: Floats) -> None:
     """Write what the rows of a part contribute to their place in ``both [S, W]``.
 
     Args:
         sgemm: of :func:`learners.blas.product`.
-        parts: all of them.
+        parts: of :func:`parts_of`.
         j: which.
         w_first: weights of the candidates' columns.
         w_request: those of the request's.
         both: see above.
     """
-    first, at = parts.at[j, FIRST], parts.at[j]
+    at = parts[j]
+    first, rows = at[FIRST], matrix_at(at[ROWS], at[TAKEN], at[WIDTH])
     w = w_request if at[OF_REQUEST] else w_first
-    shared_forward(sgemm, _rows_of(parts, j), w, at[COLUMN], both, first, first + at[TAKEN])
+    shared_forward(sgemm, rows, w, at[COLUMN], both, first, first + at[TAKEN])
 
 
 @numba.njit(cache=True, nogil=True)
 def part_backward(
     sgemm: int,
-    parts: Parts,
+    parts: Ints,
     j: int,
     w_first: Floats,
     w_request: Floats,
@@ -97,7 +77,7 @@ def part_backward(
     of_first: Floats,
     of_request: Floats,
 ) -> None:
-    """Go back through :func:`part_forward`: into :attr:`Parts.of_rows` and the part's columns of the gradients by the weights.
+    """Go back through :func:`part_forward`: into the gradients by the rows, and the part's columns of those by the weights.
 
     Args:
         sgemm: as forward.
@@ -109,11 +89,11 @@ def part_backward(
         of_first: takes the gradient by ``w_first``, in the part's columns.
         of_request: takes that by ``w_request``.
     """
-    at = parts.at[j]
-    first, start, height, width = at[FIRST], at[OF_START], at[HEIGHT], at[WIDTH]
+    at = parts[j]
+    first, last = at[FIRST], at[FIRST] + at[TAKEN]
     w, of_w = (w_request, of_request) if at[OF_REQUEST] else (w_first, of_first)
-    of_rows = parts.of_rows[start : start + height * width].reshape(height, width)
-    shared_backward(sgemm, of_both, first, first + at[TAKEN], _rows_of(parts, j), w, at[COLUMN], of_rows, of_w)
+    rows, of_rows = matrix_at(at[ROWS], at[TAKEN], at[WIDTH]), matrix_at(at[OF_ROWS], at[HEIGHT], at[WIDTH])
+    shared_backward(sgemm, of_both, first, last, rows, w, at[COLUMN], of_rows, of_w)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -64,8 +64,7 @@ class SlotRows(NamedTuple):
         """Make room for ``table [T, d]``; ``wide`` columns from ``column`` on of a weight ``[width, ..]`` are the slots'."""
         n = len(pairs.rows)
         taken, made, turned, of_turned = _scratch((n, table.shape[1]), (n, width), (wide, width), (wide, width))
-        of_table = np.empty(table.shape, np.float32)
-        return SlotRows(table, pairs.rows, pairs.ends, column, taken, made, turned, of_turned, of_table)
+        return SlotRows(table, pairs.rows, pairs.ends, column, taken, made, turned, of_turned, table[:0])
 
     @staticmethod
     def none() -> SlotRows:

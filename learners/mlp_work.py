@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from learners.claims import BUSY, DONE, Words, claim, done, wait
 from learners.mlp_ranges import First, Hidden, Loss, Sums, learn
-from learners.mlp_shared import Parts, add_weights, part_backward, part_forward
+from learners.mlp_shared import add_weights, part_backward, part_forward
 from learners.mlp_slots import SlotRows, enter_slots, enter_slots_backward
 
 __all__ = ["Into", "Work", "enter_all", "stages", "work_on"]
@@ -46,7 +46,8 @@ class Work(NamedTuple):
 
     first: First
     hidden: Hidden
-    parts: Parts
+    parts: Ints
+    """Of :func:`learners.mlp_shared.parts_of`."""
     slots: SlotRows
     w_first: Floats
     """Weights of the candidates' columns, ``[W, Dc]``."""
@@ -70,26 +71,26 @@ class Work(NamedTuple):
 
 def stages(work: Work) -> tuple[int, int, int]:
     """Return how many tasks the stages have."""
-    n = len(work.parts.at) + (len(work.slots.ends) > 1)
+    n = len(work.parts) + (len(work.slots.ends) > 1)
     return n, len(work.bounds) - 1, n + 1
 
 
 @numba.njit(cache=True, nogil=True)
-def enter_all(sgemm: int, first: First, parts: Parts, slots: SlotRows, w_first: Floats, w_request: Floats) -> None:
+def enter_all(sgemm: int, first: First, parts: Ints, slots: SlotRows, w_first: Floats, w_request: Floats) -> None:
     """Write what the rows that candidates share contribute to the first layer, all of it."""
-    for task in range(len(parts.at) + (len(slots.ends) > 1)):
+    for task in range(len(parts) + (len(slots.ends) > 1)):
         _enter(sgemm, first, parts, slots, w_first, w_request, task)
 
 
 @numba.njit(cache=True, nogil=True)
-def _enter(sgemm: int, first: First, parts: Parts, slots: SlotRows, w_first: Floats, w_request: Floats, task: int) -> None:
+def _enter(sgemm: int, first: First, parts: Ints, slots: SlotRows, w_first: Floats, w_request: Floats, task: int) -> None:
     """Do a task of the first stage; what is likely to take longest comes first."""
     if len(slots.ends) > 1:
         if task == 0:
             enter_slots(sgemm, slots, w_first, first.contribution)
             return
         task -= 1
-    part_forward(sgemm, parts, len(parts.at) - 1 - task, w_first, w_request, first.both)
+    part_forward(sgemm, parts, len(parts) - 1 - task, w_first, w_request, first.both)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -102,7 +103,7 @@ def work_on(job: Words, sgemm: int, work: Work, until: int) -> None:
         work: see there.
         until: when to return, of :mod:`learners.claims`.
     """
-    n_ranges, n_parts = len(work.bounds) - 1, len(work.parts.at) + (len(work.slots.ends) > 1)
+    n_ranges, n_parts = len(work.bounds) - 1, len(work.parts) + (len(work.slots.ends) > 1)
     task = claim(job, ENTER, n_parts)
     while task >= 0:
         _enter(sgemm, work.first, work.parts, work.slots, work.w_first, work.w_request, task)
@@ -137,7 +138,7 @@ def _learn(sgemm: int, work: Work, at: int) -> None:
 @numba.njit(cache=True, nogil=True)
 def _settle(sgemm: int, work: Work, task: int) -> None:
     """Do a task of the last stage."""
-    parts, slots, sums, into, n = work.parts, work.slots, work.sums, work.into, len(work.parts.at)
+    parts, slots, sums, into, n = work.parts, work.slots, work.sums, work.into, len(work.parts)
     if len(slots.ends) > 1:
         if task == 0:
             enter_slots_backward(sgemm, slots, work.w_first, sums.slots, into.first)

@@ -223,6 +223,47 @@ def test_what_the_caller_does_meanwhile_is_done_once_with_a_graph_and_moves_noth
     assert torch.equal(found[0][0], found[1][0])
 
 
+def test_gradients_that_were_handed_out_stay_when_others_are_asked_for(threads: int) -> None:
+    case = Case.of(2, 5, 200, (40, 17), True, 3)
+    logits, gradient = case.learned(*case.click())
+    tables = [part for part in case.inputs[1:] if len(part) < 40]  # rows that are shared, tables of slots
+    first = torch.autograd.grad(logits, tables, gradient, retain_graph=True)
+    kept = [each.clone() for each in first]
+    for factor in (2, 3):
+        found = torch.autograd.grad(logits, tables, factor * gradient, retain_graph=True)
+        for each, before, expected in zip(found, first, kept, strict=True):
+            assert torch.equal(before, expected)
+            torch.testing.assert_close(each, factor * expected)
+
+
+def test_rows_that_do_not_lie_in_one_piece_count_as_they_are(threads: int) -> None:
+    torch.manual_seed(0)
+    mlp, of, request = RequestMLP(4, 3, (7,)), torch.arange(300) // 30, torch.randn(3, 10).t()
+    parts = [Part(torch.randn(4, 5).t(), torch.randint(0, 5, (300,)))]
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(parts, request, of), mlp.plain(parts, request, of))
+
+
+@pytest.mark.parametrize("stage", ["first", "last"])
+def test_a_kernel_that_refuses_is_told_whatever_thread_it_is_in(threads: int, stage: str) -> None:
+    case = Case.of(2, 5, 200, (40, 17), True, 3)
+    labels, weights = case.click()
+    expected, _ = case.learned(labels, weights)
+    model = case.mlp._model
+    assert model is not None
+    before = model.flat.values.copy()
+    narrow = np.zeros((40, 2), np.float32)
+    of_first = model._replace(weights=model.weights._replace(request=narrow))
+    of_last = model._replace(views=lambda array: model.views(array)._replace(request=narrow))
+    for _ in range(5):
+        case.mlp._model = of_first if stage == "first" else of_last
+        with pytest.raises(ValueError, match="do not fit"):
+            case.learned(labels, weights)
+    case.mlp._model = model
+    assert np.array_equal(model.flat.values, before)
+    assert torch.equal(case.learned(labels, weights)[0], expected)
+
+
 def test_a_score_is_of_the_same_bits_whether_it_is_learned_or_not(threads: int) -> None:
     case = Case.of(1, 5, 200, (40, 17), True, 3)
     with torch.no_grad():
