@@ -96,7 +96,7 @@ def _pointer_compiled(typing_context: Any, address: Any) -> Any:
 
 
 def _pointer_python(address: int) -> Any:
-    return ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
+    return ctypes.cast(int(address), ctypes.POINTER(ctypes.c_float))
 
 
 _pointer: Callable[[int], Any] = _pointer_python if _numba.config.DISABLE_JIT else cast(Any, intrinsic(_pointer_compiled))

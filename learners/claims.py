@@ -35,9 +35,10 @@ LINE = 8
 """Words of a cache line: counts that several threads write lie in lines of their own."""
 FAILED, SLEEP, LOOKS, FIRST = 0, 1, 2, LINE
 """Whether a task has failed; what :func:`_nap` calls; how often a thread looks before it sleeps; where the stages begin."""
-LOOKS_AT_MOST = 4000
-"""Between 40 and 200 microseconds, by what the processor's pause takes."""
-NAP_US = 50
+LOOKS_AT_MOST = 2000
+"""Between 20 and 100 microseconds, by what the processor's pause takes."""
+NAP_US = 1
+"""At least: a system takes some 50 more to wake who sleeps."""
 
 
 BUSY, CLAIMED, DONE = 0, 1, 2

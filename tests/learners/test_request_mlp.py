@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +31,7 @@ from learners.sim_extract import SimExtract
 from learners.tables import EmbeddingTable, TableConfig
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 def gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
@@ -262,6 +268,27 @@ def test_a_kernel_that_refuses_is_told_whatever_thread_it_is_in(threads: int, st
     case.mlp._model = model
     assert np.array_equal(model.flat.values, before)
     assert torch.equal(case.learned(labels, weights)[0], expected)
+
+
+def of_two_threads() -> list[list[float]]:
+    """Return what a case has for logits and gradients with two threads."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        case = Case.of(2, 5, 40, (8, 5), None, 3)
+        logits, gradient = case.learned(*case.click())
+        found = torch.autograd.grad(logits, case.inputs, gradient)
+    finally:
+        torch.set_num_threads(before)
+    return [each.detach().flatten().tolist() for each in (logits, *found)]
+
+
+def test_with_the_compiler_off_two_threads_share_a_step_too() -> None:
+    program = "import json; from tests.learners.test_request_mlp import of_two_threads as f; print(json.dumps(f()))"
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "0" if os.environ.get("NUMBA_DISABLE_JIT") == "1" else "1"}
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    for one, other in zip(json.loads(run.stdout), of_two_threads(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_a_score_is_of_the_same_bits_whether_it_is_learned_or_not(threads: int) -> None:
