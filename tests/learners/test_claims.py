@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import numba
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -54,6 +57,24 @@ def test_shared_work_is_done_once_stage_after_stage(threads: int, cores: int, mo
         assert [each[:2] for each in sorted(work.done)] == [(0, n) for n in range(5)] + [(1, 0)] + [(2, n) for n in range(4)]
         assert work.order_kept
         assert claims.settled(work.counts, work.sizes)
+
+
+@numba.njit(nogil=True)
+def mark(job: claims.Words, marks: npt.NDArray[np.int64], until: int) -> None:
+    at = claims.claim(job, 0, len(marks))
+    while at >= 0:
+        marks[at] += 1
+        claims.done(job, 0)
+        at = claims.claim(job, 0, len(marks))
+    if until == claims.DONE:
+        claims.wait(job, 0, len(marks))
+
+
+def test_no_task_is_claimed_twice_by_threads_that_hold_no_lock() -> None:
+    counts, marks = claims.words(1, 3), np.zeros(200_000, np.int64)
+    Team(3).share(partial(mark, counts, marks), counts, [len(marks)])
+    assert (marks == 1).all()
+    assert claims.settled(counts, [len(marks)])
 
 
 def test_threads_share_work_and_what_is_late_finds_none(monkeypatch: pytest.MonkeyPatch) -> None:
