@@ -26,9 +26,10 @@ _numba: Any = numba
 _lower: Any = cgutils
 _types: Any = types
 
-__all__ = ["SGEMM", "product"]
+__all__ = ["SGEMM", "matrix_at", "product"]
 
 Floats = npt.NDArray[np.float32]
+_carray: Callable[..., Floats] = _numba.carray
 
 
 def _found() -> int:
@@ -85,6 +86,26 @@ def _as_python(*arguments: Any) -> None:
 
 
 _sgemm: Callable[..., None] = _as_python if _numba.config.DISABLE_JIT else cast(Any, intrinsic(_as_compiled))
+
+
+def _pointer_compiled(typing_context: Any, address: Any) -> Any:
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return _types.CPointer(_types.float32)(_types.int64), lower
+
+
+def _pointer_python(address: int) -> Any:
+    return ctypes.cast(int(address), ctypes.POINTER(ctypes.c_float))
+
+
+_pointer: Callable[[int], Any] = _pointer_python if _numba.config.DISABLE_JIT else cast(Any, intrinsic(_pointer_compiled))
+
+
+@numba.njit(cache=True, nogil=True)
+def matrix_at(address: int, rows: int, columns: int) -> Floats:
+    """Return the floats from an address on as a matrix: for kernels that take any number of them. Others hold the memory."""
+    return _carray(_pointer(address), (rows, columns))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from learners.device import compiled
 from learners.tape import Tape, recording
 
-__all__ = ["add_at", "rows"]
+__all__ = ["add_at", "add_sides_at", "rows"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -50,7 +50,7 @@ def rows(weight: Tensor, places: Tensor, side: int = 1) -> Tensor:
 def _back(tape: Tape, weight: Tensor, places: Tensor, out: Tensor) -> None:
     grad = tape.take(out)
     if grad is not None:
-        add_at(places.numpy(), grad.reshape(len(places), weight.shape[1]), tape.sums(weight))
+        add_sides_at(places.numpy(), grad, tape.sums(weight))
 
 
 class _Rows(torch.autograd.Function):
@@ -65,6 +65,17 @@ class _Rows(torch.autograd.Function):
         total = torch.zeros(ctx.shape)
         add_at(ctx.places, grads[0].contiguous().numpy(), total.numpy())
         return total, None
+
+
+@numba.njit(cache=True, nogil=True)
+def add_sides_at(places: Ints, grad: Floats, total: Floats) -> None:
+    """Do what :func:`add_at` does, where the gradients of some neighbouring uses lie side by side, ``[N / side, side * D]``."""
+    dim = total.shape[1]
+    side = grad.shape[1] // dim
+    for i in range(len(places)):
+        at, row, first = places[i], i // side, i % side * dim
+        for d in range(dim):
+            total[at, d] += grad[row, first + d]
 
 
 @numba.njit(cache=True, nogil=True)

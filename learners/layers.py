@@ -149,7 +149,6 @@ class Standardise(nn.Module):
         scaled = torch.where(missing, torch.zeros_like(scaled), scaled.clamp(-5, 5))
         return torch.cat([scaled.float(), missing.float()], 1)
 
-    @torch.no_grad()
     def observe(self, values: Tensor) -> None:
         """Add ``values [N, n]`` to the moments (Chan et al. 1979, merged batch by batch)."""
         if compiled(values.device):

@@ -6,7 +6,6 @@ of the tables of slot embeddings, ``d`` their width, ``V`` width of the dense co
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,13 +16,14 @@ import torch
 from torch import Tensor
 
 from learners import mlp_shared, mlp_slots
-from learners.blas import SGEMM
 from learners.mlp_ranges import First, Hidden
+from learners.mlp_slots import SlotRows
 
 __all__ = ["Entry", "Plan", "Wanted", "Weights"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+NO_SLOTS = SlotRows.none()
 
 
 class Plan(NamedTuple):
@@ -69,56 +69,34 @@ class Entry:
 
     def __init__(self, plan: Plan, weights: Weights, tensors: Sequence[Tensor]) -> None:
         n_dense, n_shared, k = len(plan.widths), len(plan.n_rows), plan.bins.shape[1]
-        arrays = [tensor.detach().numpy() for tensor in tensors]
-        dense, tables = arrays[:n_dense], arrays[n_dense + n_shared :]
-        self.plan = plan
+        dense = [tensor.detach().numpy() for tensor in tensors[:n_dense]]
+        tables = [tensor.detach().numpy() for tensor in tensors[n_dense + n_shared :]]
+        self.plan, self.weights = plan, weights
         self.columns = _columns(tuple((part.start, part.stop) for part in plan.dense))
-        self.shared = [np.ascontiguousarray(rows) for rows in arrays[n_dense : n_dense + n_shared]]
-        ends = list(itertools.accumulate(plan.n_rows, initial=0))
-        self.rows = [slice(*ends[j : j + 2]) for j in range(n_shared)]
-        both = np.empty((ends[-1], len(weights.bias)), np.float32)
-        self.weights = [(weights.first, part.start) for part in plan.shared] + [(weights.request, 0)] * plan.has_request
-        for rows, (w, start), place in zip(self.shared, self.weights, self.rows, strict=True):
-            mlp_shared.shared_forward(SGEMM, rows, w, start, both, place.start, place.stop)
-        self.sizes = [len(table) for table in tables]
-        self.table = np.concatenate(tables) if tables else np.empty((0, 1), np.float32)  # [T, d]
-        self.w_slots = weights.first[:, plan.slots] if plan.slots is not None else weights.first[:, :0]  # [W, k d]
-        contribution = np.empty((len(self.table), k * len(weights.bias)), np.float32)
-        first_position = self.sizes[0] if len(tables) > 1 else -1
-        if tables:
-            self.pairs = mlp_slots.occurring(plan.bins, plan.positions, plan.n_bins, first_position, len(self.table))
-            mlp_slots.slots_forward(self.table, self.w_slots, self.pairs, contribution)
+        self._shared = [rows.detach().contiguous() for rows in tensors[n_dense : n_dense + n_shared]]
+        self._sizes = [len(table) for table in tables]
+        first_position = self._sizes[0] if len(tables) > 1 else -1
+        self._slots, n_rows = NO_SLOTS, sum(self._sizes)
+        if plan.slots is not None:
+            table: Floats = np.concatenate(tables)  # [T, d]
+            pairs = mlp_slots.occurring(plan.bins, plan.positions, plan.n_bins, first_position, n_rows)
+            self._slots = SlotRows.of(table, pairs, plan.slots.start, len(weights.bias), plan.slots.stop - plan.slots.start)
         slots = plan.bins, plan.positions, plan.n_bins, first_position
         w_dense, bias = weights.first.take(self.columns, 1), weights.bias
-        self.first = First(
-            _beside(dense, len(plan.taken)), w_dense, bias, both, plan.taken, contribution.reshape(-1, len(bias)), *slots
-        )
+        both = np.empty((sum(plan.n_rows), len(bias)), np.float32)
+        contribution = np.empty((n_rows * k, len(bias)), np.float32)
+        self.first = First(_beside(dense, len(plan.taken)), w_dense, bias, both, plan.taken, contribution, *slots)
+        """What :mod:`learners.mlp_work` is still to write, the contributions of shared rows and of slots, as it is."""
 
-    def shared_gradient(self, j: int, of_both: Floats, of: Weights) -> Floats:
-        """Return the gradient by the rows of a shared part; that by its weights goes into ``of``.
-
-        Args:
-            j: its number.
-            of_both: of the rows by the first layer's output, ``[ranges, S, W]``.
-            of: gradients by the weights.
-        """
-        rows, place, (w, start) = self.shared[j], self.rows[j], self.weights[j]
-        of_w = of.first if j < len(self.plan.shared) else of.request
-        of_rows = np.empty(rows.shape, np.float32)
-        mlp_shared.shared_backward(SGEMM, of_both, place.start, place.stop, rows, w, start, of_rows, of_w)
-        return of_rows
-
-    def slot_gradient(self, of_slots: Floats, of_first: Floats) -> list[Floats]:
-        """Return the gradients of the tables of slots; of the weight's columns they go into ``of_first``.
-
-        Args:
-            of_slots: of their contribution, ``[ranges, T k, W]``.
-            of_first: of the first weight.
-        """
-        of_table = np.empty(self.table.shape, np.float32)
-        by_row = of_slots.reshape(len(of_slots), len(self.table), -1)
-        mlp_slots.slots_backward(self.table, self.w_slots, self.pairs, by_row, of_table, of_first[:, self.plan.slots])
-        return np.split(of_table, np.cumsum(self.sizes)[:-1])
+    def parts(self) -> tuple[Ints, SlotRows, list[Floats]]:
+        """Return what candidates share as kernels take it, of :func:`learners.mlp_shared.parts_of` and slots, and the gradients
+        that those write: by the rows of each part and by the tables of slots. They hold while the entry does."""
+        columns = [part.start for part in self.plan.shared] + [0] * self.plan.has_request
+        parts, gradients = mlp_shared.parts_of(self._shared, self.plan.n_rows, columns, self.plan.has_request)
+        if not self._sizes:
+            return parts, NO_SLOTS, gradients
+        slots = self._slots._replace(of_table=np.empty(self._slots.table.shape, np.float32))
+        return parts, slots, [*gradients, *np.split(slots.of_table, np.cumsum(self._sizes)[:-1])]
 
 
 def _beside(parts: Sequence[Floats], n: int) -> Floats:

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from learners import mlp_ranges, mlp_shared
+from learners import claims, mlp_ranges
 from learners.blas import SGEMM
 from learners.click_loss import ClickLoss
 from learners.flat import Flat
 from learners.mlp_entry import Entry, Plan, Wanted, Weights
 from learners.mlp_ranges import Sums
+from learners.mlp_work import Into, Work, enter_all, stages, work_on
 from learners.room import Room
 from learners.tape import recording
 from learners.threads import Task, Team, team
@@ -89,7 +90,7 @@ def learned(
         needed = [tape.wants(tensor) for tensor in dense]
         with team() as threads:
             entry = Entry(plan, model.weights, tensors)
-            out, found = _learned(entry, model.weights, loss, needed, model.of, model.room, threads, meanwhile)
+            out, found = _learned(entry, loss, needed, model.of, model.room, threads, meanwhile)
         tape.flats.append(model.flat)
         for tensor, of_tensor in zip(tensors, found, strict=True):
             if of_tensor is not None:
@@ -98,7 +99,7 @@ def learned(
     of, needed = np.zeros(model.flat.n, np.float32), [tensor.requires_grad for tensor in dense]
     with team() as threads:
         entry = Entry(plan, model.weights, tensors)
-        out, found = _learned(entry, model.weights, loss, needed, model.views(of), model.room, threads, meanwhile)
+        out, found = _learned(entry, loss, needed, model.views(of), model.room, threads, meanwhile)
     click = ClickLoss(scores, float(losses.sum()) / max(n, 1), gradient)
     made = _Made(entry, gradient, out, [*_as_tensors(found), *map(torch.from_numpy, model.flat.views(of))])
     return cast(Tensor, _Passes.apply(model, plan, made, len(tensors), *tensors, *model.flat.parameters)), click
@@ -137,8 +138,7 @@ class _Passes(torch.autograd.Function):
             none, of = np.zeros(0, np.float32), np.zeros(model.flat.n, np.float32)
             loss = mlp_ranges.Loss(grads[0].contiguous().numpy(), none, none)
             with team() as threads:
-                given, into = (ctx.entry, model.weights, loss, ctx.needs_input_grad[4:]), model.views(of)
-                _, of_tensors = _learned(*given, into, model.room, threads)
+                _, of_tensors = _learned(ctx.entry, loss, ctx.needs_input_grad[4:], model.views(of), model.room, threads)
             found = [*_as_tensors(of_tensors), *map(torch.from_numpy, model.flat.views(of))]
         return None, None, None, None, *found
 
@@ -156,15 +156,16 @@ def _cut(threads: Team, n: int, *, more: int = 0) -> list[slice]:
 def _scored(model: Model, plan: Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, Entry]:
     out = torch.empty(len(plan.taken))
     with team() as threads:
-        entry = Entry(plan, model.weights, tensors)
-        work = SGEMM, entry.first, model.weights.hidden, out.numpy()
+        entry, weights = Entry(plan, model.weights, tensors), model.weights
+        parts, slots, _ = entry.parts()
+        enter_all(SGEMM, entry.first, parts, slots, weights.first, weights.request)
+        work = SGEMM, entry.first, weights.hidden, out.numpy()
         threads.run([partial(mlp_ranges.score, *work, rows.start, rows.stop) for rows in _cut(threads, len(out))])
     return out, entry
 
 
 def _learned(
     entry: Entry,
-    weights: Weights,
     loss: mlp_ranges.Loss,
     needed: Sequence[bool],
     of: Weights,
@@ -173,19 +174,16 @@ def _learned(
     meanwhile: Task | None = None,
 ) -> tuple[Tensor, list[Floats | None]]:
     """Go forward and back; return the logits, and the gradients by the tensors; those by the weights are written to ``of``."""
-    first, out = entry.first, torch.empty(len(entry.plan.taken))
+    first, weights, out = entry.first, entry.weights, torch.empty(len(entry.plan.taken))
     wanted = Wanted(entry, needed)
     ranges = _cut(threads, len(out), more=meanwhile is not None)
     shapes = weights.hidden.packed.shape, first.bias.shape, first.w.shape, first.both.shape, first.contribution.shape
     sums = Sums(*room.arrays([(len(ranges), *shape) for shape in shapes]))
-    work = SGEMM, first, weights.hidden, out.numpy(), loss, wanted.w, wanted.gradient
-    own = [Sums(*(array[at] for array in sums)) for at in range(len(ranges))]
-    tasks = [partial(mlp_ranges.learn, *work, part, rows.start, rows.stop) for part, rows in zip(own, ranges, strict=True)]
-    threads.run(tasks, meanwhile)
-    mlp_shared.add_weights(sums.packed, sums.bias, sums.w, of.hidden.packed, of.bias, of.first, entry.columns)
-    after: list[Task] = [partial(entry.shared_gradient, j, sums.both, of) for j in range(len(entry.shared))]
-    if entry.plan.slots is not None:  # the longest one first
-        of_tables, *of_rows = threads.run([partial(entry.slot_gradient, sums.slots, of.first), *after])
-    else:
-        of_tables, of_rows = (), [task() for task in after]  # two threads would take longer to meet
-    return out, [*wanted.split(), *of_rows, *of_tables]
+    bounds = np.array([0, *(rows.stop for rows in ranges)])
+    parts, slots, of_shared = entry.parts()
+    given = first, weights.hidden, parts, slots, weights.first, weights.request, entry.columns
+    into = Into(of.first, of.request, of.bias, of.hidden.packed)
+    work = Work(*given, out.numpy(), loss, wanted.w, wanted.gradient, bounds, sums, into)
+    counts = claims.words(len(sizes := stages(work)), threads.n)
+    threads.share(partial(work_on, counts, SGEMM, work), counts, sizes, meanwhile)
+    return out, [*wanted.split(), *of_shared]

@@ -5,16 +5,95 @@ Legend: ``S`` rows of all shared parts, ``U`` of one, ``d`` their width, ``W`` w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from learners.blas import product
+from learners.blas import matrix_at, product
 
-__all__ = ["add_weights", "shared_backward", "shared_forward"]
+__all__ = ["add_weights", "part_backward", "part_forward", "parts_of", "shared_backward", "shared_forward"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+ROWS, OF_ROWS, TAKEN, HEIGHT, WIDTH, COLUMN, OF_REQUEST, FIRST = range(8)
+"""Columns of a table of parts, int64 ``[J, 8]``: addresses of the rows and of their gradients, rows that are taken and in all,
+their width, the first column of the weight that is theirs, whether it is the request's, their first row among ``S``."""
+
+
+def parts_of(
+    rows: Sequence[Tensor], n_taken: Sequence[int], columns: Sequence[int], has_request: bool
+) -> tuple[Ints, list[Floats]]:
+    """Return the table of some parts, and the gradients by their rows, for :func:`part_backward` to write; both hold while the
+    rows and the gradients do.
+
+    Args:
+        rows: of each, ``[U, d]``, in one piece.
+        n_taken: so many of each, the first ones, are taken.
+        columns: of the weight, where each one's begin.
+        has_request: whether the last part is the request's, which has a weight of its own.
+    """
+    table: list[int] = []
+    gradients: list[Floats] = []
+    first, last = 0, len(rows) - 1
+    for j, (own, n, column) in enumerate(zip(rows, n_taken, columns, strict=True)):
+        height, width = own.shape
+        of_own = torch.empty(height, width)  # from a cache line on: the bits of a product depend on where its factors begin
+        gradients.append(of_own.numpy())
+        table += (own.data_ptr(), of_own.data_ptr(), n, height, width, column, has_request and j == last, first)
+        first += n
+    return np.array(table, np.int64).reshape(-1, 8), gradients
+
+
+@numba.njit(cache=True, nogil=True)
+def part_forward(sgemm: int, parts: Ints, j: int, w_first: Floats, w_request: Floats, both: Floats) -> None:
+    """Write what the rows of a part contribute to their place in ``both [S, W]``.
+
+    Args:
+        sgemm: of :func:`learners.blas.product`.
+        parts: of :func:`parts_of`.
+        j: which.
+        w_first: weights of the candidates' columns.
+        w_request: those of the request's.
+        both: see above.
+    """
+    at = parts[j]
+    first, rows = at[FIRST], matrix_at(at[ROWS], at[TAKEN], at[WIDTH])
+    w = w_request if at[OF_REQUEST] else w_first
+    shared_forward(sgemm, rows, w, at[COLUMN], both, first, first + at[TAKEN])
+
+
+@numba.njit(cache=True, nogil=True)
+def part_backward(
+    sgemm: int,
+    parts: Ints,
+    j: int,
+    w_first: Floats,
+    w_request: Floats,
+    of_both: Floats,
+    of_first: Floats,
+    of_request: Floats,
+) -> None:
+    """Go back through :func:`part_forward`: into the gradients by the rows, and the part's columns of those by the weights.
+
+    Args:
+        sgemm: as forward.
+        parts: as forward.
+        j: as forward.
+        w_first: as forward.
+        w_request: as forward.
+        of_both: as :func:`shared_backward`.
+        of_first: takes the gradient by ``w_first``, in the part's columns.
+        of_request: takes that by ``w_request``.
+    """
+    at = parts[j]
+    first, last = at[FIRST], at[FIRST] + at[TAKEN]
+    w, of_w = (w_request, of_request) if at[OF_REQUEST] else (w_first, of_first)
+    rows, of_rows = matrix_at(at[ROWS], at[TAKEN], at[WIDTH]), matrix_at(at[OF_ROWS], at[HEIGHT], at[WIDTH])
+    shared_backward(sgemm, of_both, first, last, rows, w, at[COLUMN], of_rows, of_w)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -22,7 +22,7 @@ from learners.blas import SGEMM, product
 from learners.flat import LINE
 from learners.lanes import dot
 
-__all__ = ["Occurring", "occurring", "slots_backward", "slots_forward"]
+__all__ = ["Occurring", "SlotRows", "enter_slots", "enter_slots_backward", "occurring", "slots_backward", "slots_forward"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -35,6 +35,41 @@ class Occurring(NamedTuple):
     """Slot by slot, ``[P]``."""
     ends: Ints
     """Where the rows of a slot begin, and where the last one's end, ``[k + 1]``."""
+
+
+class SlotRows(NamedTuple):
+    """The pairs that occur and all that their kernels write; matrices begin at a cache line."""
+
+    table: Floats
+    """``[T, d]``."""
+    rows: Ints
+    """As :attr:`Occurring.rows`."""
+    ends: Ints
+    """As :attr:`Occurring.ends`."""
+    column: int
+    """Of the first weight, where the slots' begin."""
+    taken: Floats
+    """Scratch, ``[P, d]``."""
+    made: Floats
+    """Scratch, ``[P, W]``."""
+    turned: Floats
+    """Scratch, ``[k d, W]``."""
+    of_turned: Floats
+    """Scratch, ``[k d, W]``."""
+    of_table: Floats
+    """Takes the gradient of the table, ``[T, d]``."""
+
+    @staticmethod
+    def of(table: Floats, pairs: Occurring, column: int, width: int, wide: int) -> SlotRows:
+        """Make room for ``table [T, d]``; ``wide`` columns from ``column`` on of a weight ``[width, ..]`` are the slots'."""
+        n = len(pairs.rows)
+        taken, made, turned, of_turned = _scratch((n, table.shape[1]), (n, width), (wide, width), (wide, width))
+        return SlotRows(table, pairs.rows, pairs.ends, column, taken, made, turned, of_turned, table[:0])
+
+    @staticmethod
+    def none() -> SlotRows:
+        """Return what stands for no slots."""
+        return SlotRows.of(np.empty((0, 1), np.float32), Occurring(np.zeros(0, np.int64), np.zeros(1, np.int64)), 0, 0, 0)
 
 
 def occurring(bins: Ints, positions: Ints, n_bins: int, first_position: int, n_rows: int) -> Occurring:
@@ -83,6 +118,29 @@ def _scratch(*shapes: tuple[int, int]) -> list[Floats]:
     ends = list(itertools.accumulate((-(-n * width // LINE) * LINE for n, width in shapes), initial=0))
     floats: Floats = torch.empty(ends[-1]).numpy()
     return [floats[at : at + n * width].reshape(n, width) for at, (n, width) in zip(ends, shapes, strict=False)]
+
+
+@numba.njit(cache=True, nogil=True)
+def enter_slots(sgemm: int, of: SlotRows, w_first: Floats, contribution: Floats) -> None:
+    """Do what :func:`slots_forward` does, for kernels: of the columns of ``w_first`` that are the slots', to ``[T k, W]``."""
+    table, w, k = of.table, _own_weights(of, w_first), len(of.ends) - 1
+    out = contribution.reshape(len(table), k * len(w))
+    _forward(sgemm, table, w, of.rows, of.ends, of.taken, of.made, out)
+
+
+@numba.njit(cache=True, nogil=True)
+def enter_slots_backward(sgemm: int, of: SlotRows, w_first: Floats, of_slots: Floats, of_first: Floats) -> None:
+    """Do what :func:`slots_backward` does, for kernels: of gradients ``[ranges, T k, W]``, into :attr:`SlotRows.of_table` and
+    the slots' columns of ``of_first``."""
+    table, w, k = of.table, _own_weights(of, w_first), len(of.ends) - 1
+    by_row = of_slots.reshape(len(of_slots), len(table), k * len(w))
+    given = sgemm, table, w, of.rows, of.ends, by_row, of.taken, of.made, of.turned, of.of_turned, of.of_table
+    _backward(*given, _own_weights(of, of_first))
+
+
+@numba.njit(cache=True, nogil=True)
+def _own_weights(of: SlotRows, w_first: Floats) -> Floats:
+    return w_first[:, of.column : of.column + (len(of.ends) - 1) * of.table.shape[1]]
 
 
 @numba.njit(cache=True, nogil=True)

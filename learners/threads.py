@@ -13,15 +13,19 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
 
+from learners import claims
+
 __all__ = ["Task", "Team", "held", "team"]
 
 Task = Callable[[], Any]
+Work = Callable[[int], None]
 
 
 class Team:
@@ -49,52 +53,90 @@ class Team:
         Args:
             n: rows.
             least: see above.
-            more: ranges beside one per thread, where there are several: the caller comes later (:meth:`run`'s ``meanwhile``).
+            more: ranges beside one per thread, where there are several: the caller comes later (:meth:`share`'s ``meanwhile``).
         """
         parts = max(1, min(self.n + more * (self.n > 1), n // max(least, 1)))
         return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
 
-    def run(self, tasks: Sequence[Task], meanwhile: Task | None = None) -> list[Any]:
+    def run(self, tasks: Sequence[Task]) -> list[Any]:
         """Run tasks at once and return what they returned, in their order. They must not need autograd.
 
-        With one thread, or one task and nothing else to do, they run one after the other in the caller.
+        With one thread, or one task, they run one after the other in the caller.
 
         Args:
             tasks: see above.
-            meanwhile: what the caller does before it takes tasks; it may need autograd.
 
         Raises:
-            BaseException: what ``meanwhile`` has raised, else the first task that failed, by the order of tasks; when all of
-                them have ended.
+            BaseException: what the first task that failed has raised, by the order of tasks, when all of them have ended.
         """
-        if self.n == 1 or len(tasks) + (meanwhile is not None) < 2:
-            if meanwhile is not None:
-                meanwhile()
+        if self.n == 1 or len(tasks) < 2:
             return [task() for task in tasks]
-        job = _Job(tasks)
-        interrupt = None
-        try:
-            _pool.call(min(self.n - 1, len(tasks) - (meanwhile is None)), job)
-            if meanwhile is not None:
-                meanwhile()
-            job.work()
-        finally:  # nobody works on the caller's arrays once it goes on, wherever an interrupt comes
+        return _beside(_Job(tasks), min(self.n - 1, len(tasks) - 1), None)
+
+    def share(self, work: Work, counts: claims.Words, sizes: Sequence[int], meanwhile: Task | None = None) -> None:
+        """Have all threads make the same compiled call, in which they claim tasks (:mod:`learners.claims`), until all are done.
+
+        Args:
+            work: the call; it takes when to return.
+            counts: of its tasks.
+            sizes: tasks of each stage.
+            meanwhile: what the caller does where it would wait for long tasks of others; it may need autograd. Done once.
+
+        Raises:
+            BaseException: what the call has raised in a thread, or ``meanwhile``; nobody is at a task then.
+        """
+
+        def own() -> None:
             try:
-                while not job.ended:
-                    try:
-                        job.end()
-                    except KeyboardInterrupt as error:
-                        interrupt = error
-            except KeyboardInterrupt as error:  # one that came as the loop went round, where Python looks for signals too
-                interrupt = error
-                while not job.ended:
-                    try:
-                        job.end()
-                    except KeyboardInterrupt as another:
-                        interrupt = another
-        if interrupt is not None:
-            raise interrupt
-        return job.results()
+                if meanwhile is not None:
+                    work(claims.BUSY if self.n > 1 else claims.DONE)
+                    meanwhile()
+                work(claims.DONE)
+            except BaseException:
+                claims.stop(counts)
+                raise
+
+        if self.n == 1:
+            own()
+            return
+        tasks = [partial(_told, work, counts)] * (self.n - 1)
+        _beside(_Job(tasks, lambda: claims.settled(counts, sizes)), self.n - 1, own)
+
+
+def _told(work: Work, counts: claims.Words) -> None:
+    """Work in another thread than the caller's, which is told if that fails: it would wait for a task that nobody is at."""
+    try:
+        work(claims.CLAIMED)
+    except BaseException:
+        claims.stop(counts)
+        raise
+
+
+def _beside(job: _Job, n: int, first: Task | None) -> list[Any]:
+    """Have ``n`` threads and the caller work on a job, and the caller do something before; return the results."""
+    interrupt = None
+    try:
+        _pool.call(n, job)
+        if first is not None:
+            first()
+        job.work()
+    finally:  # nobody works on the caller's arrays once it goes on, wherever an interrupt comes
+        try:
+            while not job.ended:
+                try:
+                    job.end()
+                except KeyboardInterrupt as error:
+                    interrupt = error
+        except KeyboardInterrupt as error:  # one that came as the loop went round, where Python looks for signals too
+            interrupt = error
+            while not job.ended:
+                try:
+                    job.end()
+                except KeyboardInterrupt as another:
+                    interrupt = another
+    if interrupt is not None:
+        raise interrupt
+    return job.results()
 
 
 def team() -> Team:
@@ -165,10 +207,16 @@ _set_asked = _setter()
 
 
 class _Job:
-    """Tasks that several threads take from; lists are changed by single operations, which are atomic."""
+    """Tasks that several threads take from; lists are changed by single operations, which are atomic.
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    Args:
+        tasks: see above.
+        settled: whether threads that have not left yet have nothing to do any more, so that nobody need wait for them.
+    """
+
+    def __init__(self, tasks: Sequence[Task], settled: Callable[[], bool] = lambda: False) -> None:
         self._tasks = tasks
+        self._settled = settled
         self._open = list(range(len(tasks)))[::-1]
         self._results: list[Any] = [None] * len(tasks)
         self._errors: list[BaseException | None] = [None] * len(tasks)
@@ -200,7 +248,8 @@ class _Job:
         """Leave no task to be taken, wait for those that were, and let go of what they hold; an interrupt may cut it short, and
         then it has not ended."""
         self._open.clear()
-        while len(self._left_again) < len(self._entered):  # read in this order: who enters in between finds nothing to take
+        # Read in this order: who enters in between finds nothing to take.
+        while len(self._left_again) < len(self._entered) and not self._settled():
             with contextlib.suppress(Empty):
                 self._exits.get(timeout=1.0)
         self._tasks = ()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.blas import SGEMM, product
+from learners.blas import SGEMM, matrix_at, product
 
 
 def matrix(generator: np.random.Generator, rows: int, columns: int, *, wide: bool) -> np.ndarray:
@@ -52,6 +52,15 @@ def test_sizes_that_do_not_fit_are_refused(shapes: tuple[tuple[int, int], ...]) 
     a, b, out = (np.zeros(shape, np.float32) for shape in shapes)
     with pytest.raises(ValueError, match="do not fit"):
         product(SGEMM, a, False, b, False, out, False)
+
+
+def test_a_matrix_by_its_address_is_the_memory_itself() -> None:
+    array = np.arange(12, dtype=np.float32)
+    found = matrix_at(array.ctypes.data + 4 * 2, 3, 2)
+    np.testing.assert_array_equal(found, [[2, 3], [4, 5], [6, 7]])
+    found[1, 1] = -1
+    assert array[5] == -1
+    assert matrix_at(array.ctypes.data, 0, 2).shape == (0, 2)
 
 
 def test_nan_stays_nan() -> None:

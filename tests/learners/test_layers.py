@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learners.batch import pairs
-from learners.gather import rows
+from learners.gather import add_at, add_sides_at, rows
 from learners.layers import Standardise, pool
 from learners.tables import EmbeddingTable, TableConfig
 
@@ -51,6 +51,18 @@ def test_rows_by_place_and_their_gradients_are_torchs() -> None:
     torch.testing.assert_close(one, other)
     (empty,) = torch.autograd.grad(rows(weight, places[:0]).sum(), weight)
     assert not empty.any()
+
+
+@given(side=st.integers(1, 4), n=st.integers(0, 5), dim=st.integers(1, 3), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_gradients_side_by_side_go_where_those_below_each_other_go(side: int, n: int, dim: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    places = generator.integers(0, 4, n * side)
+    grad = generator.standard_normal((n, side * dim + 3), np.float32)[:, 2 : 2 + side * dim]
+    one, other = np.ones((4, dim), np.float32), np.ones((4, dim), np.float32)
+    add_sides_at(places, grad, one)
+    add_at(places, grad.reshape(n * side, dim), other)
+    np.testing.assert_array_equal(one, other)
 
 
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=5), seed=st.integers(0, 50))

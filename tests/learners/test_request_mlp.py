@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +31,7 @@ from learners.sim_extract import SimExtract
 from learners.tables import EmbeddingTable, TableConfig
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 def gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
@@ -221,6 +227,68 @@ def test_what_the_caller_does_meanwhile_is_done_once_with_a_graph_and_moves_noth
     assert graph.requires_grad
     torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)  # one range more: sums in another order
     assert torch.equal(found[0][0], found[1][0])
+
+
+def test_gradients_that_were_handed_out_stay_when_others_are_asked_for(threads: int) -> None:
+    case = Case.of(2, 5, 200, (40, 17), True, 3)
+    logits, gradient = case.learned(*case.click())
+    tables = [part for part in case.inputs[1:] if len(part) < 40]  # rows that are shared, tables of slots
+    first = torch.autograd.grad(logits, tables, gradient, retain_graph=True)
+    kept = [each.clone() for each in first]
+    for factor in (2, 3):
+        found = torch.autograd.grad(logits, tables, factor * gradient, retain_graph=True)
+        for each, before, expected in zip(found, first, kept, strict=True):
+            assert torch.equal(before, expected)
+            torch.testing.assert_close(each, factor * expected)
+
+
+def test_rows_that_do_not_lie_in_one_piece_count_as_they_are(threads: int) -> None:
+    torch.manual_seed(0)
+    mlp, of, request = RequestMLP(4, 3, (7,)), torch.arange(300) // 30, torch.randn(3, 10).t()
+    parts = [Part(torch.randn(4, 5).t(), torch.randint(0, 5, (300,)))]
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(parts, request, of), mlp.plain(parts, request, of))
+
+
+@pytest.mark.parametrize("stage", ["first", "last"])
+def test_a_kernel_that_refuses_is_told_whatever_thread_it_is_in(threads: int, stage: str) -> None:
+    case = Case.of(2, 5, 200, (40, 17), True, 3)
+    labels, weights = case.click()
+    expected, _ = case.learned(labels, weights)
+    model = case.mlp._model
+    assert model is not None
+    before = model.flat.values.copy()
+    narrow = np.zeros((40, 2), np.float32)
+    of_first = model._replace(weights=model.weights._replace(request=narrow))
+    of_last = model._replace(views=lambda array: model.views(array)._replace(request=narrow))
+    for _ in range(5):
+        case.mlp._model = of_first if stage == "first" else of_last
+        with pytest.raises(ValueError, match="do not fit"):
+            case.learned(labels, weights)
+    case.mlp._model = model
+    assert np.array_equal(model.flat.values, before)
+    assert torch.equal(case.learned(labels, weights)[0], expected)
+
+
+def of_two_threads() -> list[list[float]]:
+    """Return what a case has for logits and gradients with two threads."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        case = Case.of(2, 5, 40, (8, 5), None, 3)
+        logits, gradient = case.learned(*case.click())
+        found = torch.autograd.grad(logits, case.inputs, gradient)
+    finally:
+        torch.set_num_threads(before)
+    return [each.detach().flatten().tolist() for each in (logits, *found)]
+
+
+def test_with_the_compiler_off_two_threads_share_a_step_too() -> None:
+    program = "import json; from tests.learners.test_request_mlp import of_two_threads as f; print(json.dumps(f()))"
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "0" if os.environ.get("NUMBA_DISABLE_JIT") == "1" else "1"}
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    for one, other in zip(json.loads(run.stdout), of_two_threads(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_a_score_is_of_the_same_bits_whether_it_is_learned_or_not(threads: int) -> None:

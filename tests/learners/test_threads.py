@@ -72,44 +72,6 @@ def test_torch_has_one_thread_inside_and_its_own_again_behind() -> None:
     assert torch.get_num_threads() == 2
 
 
-def test_the_caller_does_something_else_while_another_thread_begins() -> None:
-    torch.set_num_threads(2)
-    barrier, weight = threading.Barrier(2), torch.ones(1, requires_grad=True)
-    found: list[torch.Tensor] = []
-
-    def meanwhile() -> None:
-        barrier.wait(timeout=60)  # the one task is taken by the other thread
-        found.append(weight * team().n)  # with a graph, and not split again
-
-    with team() as threads:
-        (name,) = threads.run([partial(meet, barrier)], meanwhile)
-        assert name != threading.get_ident()
-        assert threads.run([partial(int, n) for n in range(50)], partial(int, 0)) == list(range(50))
-    assert found[0].requires_grad
-    assert float(found[0].detach()) == 1
-    assert Team(1).run([partial(found.append, weight)], partial(found.append, weight)) == [None]
-    assert len(found) == 3
-
-
-def test_what_the_caller_raises_meanwhile_waits_for_the_other_thread() -> None:
-    torch.set_num_threads(2)
-    begun, done = threading.Event(), threading.Event()
-
-    def task() -> None:
-        begun.set()
-        time.sleep(0.1)
-        done.set()
-
-    def meanwhile() -> None:
-        assert begun.wait(timeout=60)
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError), team() as threads:
-        threads.run([task], meanwhile)
-    assert done.is_set()
-    assert torch.get_num_threads() == 2
-
-
 def test_inside_held_torch_has_one_thread_and_a_team_has_all() -> None:
     torch.set_num_threads(3)
     barrier = threading.Barrier(3)
@@ -197,9 +159,8 @@ def test_an_interrupt_between_tasks_waits_too(name: str, monkeypatch: pytest.Mon
 
 
 def lines_of_run() -> list[int]:
-    """Return the lines of :meth:`Team.run` where the caller waits: a loop that goes round or a call, where Python looks for
-    signals."""
-    lines, first = inspect.getsourcelines(Team.run)
+    """Return the lines where the caller waits for a job: a loop that goes round or a call, where Python looks for signals."""
+    lines, first = inspect.getsourcelines(module._beside)
     return [first + at for at, line in enumerate(lines) if line.strip().startswith(("while not job.ended:", "job.end()"))][:2]
 
 
@@ -217,7 +178,7 @@ def test_a_second_interrupt_wherever_the_caller_waits_for_the_other_thread(line:
         return trace
 
     def trace_run(frame: FrameType, event: str, arg: object) -> Any:
-        return trace if frame.f_code is Team.run.__code__ else None
+        return trace if frame.f_code is module._beside.__code__ else None
 
     def task() -> None:
         if threading.current_thread() is threading.main_thread():
