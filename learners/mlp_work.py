@@ -19,7 +19,7 @@ import numpy.typing as npt
 from learners.claims import BUSY, DONE, Words, claim, done, wait
 from learners.mlp_ranges import First, Hidden, Loss, Sums, learn
 from learners.mlp_shared import add_weights, part_backward, part_forward
-from learners.mlp_slots import SlotRows, enter_slots, enter_slots_backward
+from learners.mlp_slots import SlotRows, clear, enter_slots, enter_slots_backward
 
 __all__ = ["Into", "Work", "enter_all", "stages", "work_on"]
 
@@ -132,6 +132,7 @@ def _learn(sgemm: int, work: Work, at: int) -> None:
     """Take a range through the layers and back."""
     sums, given = work.sums, (sgemm, work.first, work.hidden, work.logits, work.loss, work.wanted, work.of_x)
     own = Sums(sums.packed[at], sums.bias[at], sums.w[at], sums.both[at], sums.slots[at])
+    clear(work.slots.rows, work.slots.ends, own.slots)
     learn(*given, own, work.bounds[at], work.bounds[at + 1])
 
 

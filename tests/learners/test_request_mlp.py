@@ -401,6 +401,9 @@ def test_pairs_of_slot_and_row_that_occur_contribute_and_learn_as_all_would(
     by_pair = found.reshape(n_rows, k, width)
     np.testing.assert_allclose(by_pair[occurs], expected.detach().numpy()[occurs], rtol=1e-4, atol=1e-5)
     assert np.isnan(by_pair[~occurs]).all()
+    mlp_slots.clear(*pairs, found.reshape(-1, width))
+    assert (by_pair[occurs] == 0).all()
+    assert np.isnan(by_pair[~occurs]).all()
     of_slots = rng.standard_normal((n_ranges, n_rows, k, width)).astype(np.float32)
     of_slots[:, ~occurs] = np.nan
     torch.autograd.backward(expected, torch.from_numpy(np.nan_to_num(of_slots).sum(0)))
