@@ -36,8 +36,8 @@ from learners.threads import team
 
 __all__ = ["Side", "SimExtract", "Slots", "extract", "sim_extract", "sim_extract_torch"]
 
-LEAST = 32
-"""Requests of a thread, at least."""
+LEAST = 256
+"""Requests of a thread, at least: to have another one begin and to meet it takes as long as a hundred of them."""
 INITIAL_SCALE = 0.1  # of torch's default of 1, k slots would drown the other inputs: -.02 AUC on a news log
 
 Floats = npt.NDArray[np.float32]
