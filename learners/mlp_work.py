@@ -109,14 +109,14 @@ def work_on(job: Words, sgemm: int, work: Work, until: int) -> None:
         _enter(sgemm, work.first, work.parts, work.slots, work.w_first, work.w_request, task)
         done(job, ENTER)
         task = claim(job, ENTER, n_parts)
-    if not wait(job, ENTER, n_parts):
+    if until == BUSY or not wait(job, ENTER, n_parts):
         return
     task = claim(job, RANGES, n_ranges)
     while task >= 0:
         _learn(sgemm, work, task)
         done(job, RANGES)
         task = claim(job, RANGES, n_ranges)
-    if until == BUSY or not wait(job, RANGES, n_ranges):
+    if not wait(job, RANGES, n_ranges):
         return
     task = claim(job, SETTLE, n_parts + 1)
     while task >= 0:
