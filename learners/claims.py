@@ -42,8 +42,8 @@ NAP_US = 1
 
 
 BUSY, CLAIMED, DONE = 0, 1, 2
-"""When a thread returns from its call: where others are at tasks that take long, to come again; when all tasks are claimed, and
-its own done; when all are done."""
+"""When a thread returns from its call: where tasks begin that take long, to come again while others are at them; when all tasks
+are claimed, and its own done; when all are done."""
 
 
 def words(stages: int, threads: int) -> Words:

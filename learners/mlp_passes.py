@@ -9,6 +9,7 @@ Legend: ``C`` candidates.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -36,6 +37,10 @@ Floats = npt.NDArray[np.float32]
 LEAST = mlp_ranges.BLOCK
 """A range has a multiple of so many candidates, but for the last: with fewer, its calls cost more than what they compute. And
 blocks begin at the same candidates whatever the cut, so that scores have the same bits for any number of ranges."""
+
+BUSY = 0.25
+"""What the caller does meanwhile, in layers of so many of the candidates: EGIN's edges and their loss are about an eighth, to
+prepare the next block another one. One range more, for whoever comes first, would cost zeros and sums of its own."""
 
 
 class Model(NamedTuple):
@@ -147,10 +152,19 @@ def _as_tensors(arrays: Sequence[Floats | None]) -> list[Tensor | None]:
     return [None if array is None else torch.from_numpy(array) for array in arrays]
 
 
-def _cut(threads: Team, n: int, *, more: int = 0) -> list[slice]:
-    """Return the ranges of ``n`` candidates; see :data:`LEAST` and :meth:`learners.threads.Team.cut`."""
-    units = threads.cut(-(-n // LEAST), 1, more=more)
-    return [slice(at.start * LEAST, min(at.stop * LEAST, n)) for at in units]
+def _cut(threads: Team, n: int, busy: float = 0.0) -> list[slice]:
+    """Return the ranges of ``n`` candidates, at most one per thread; see :data:`LEAST`.
+
+    Args:
+        threads: they are for.
+        n: see above.
+        busy: as :data:`BUSY`: the last range, which the caller comes to late, is so much smaller than the others.
+    """
+    units = -(-n // LEAST)
+    parts = max(1, min(threads.n, units))
+    share = (1 + busy) * units / parts
+    ends = [min(round(share * (i + 1)), units - parts + i + 1) for i in range(parts - 1)]
+    return [slice(start * LEAST, min(end * LEAST, n)) for start, end in itertools.pairwise([0, *ends, units])]
 
 
 def _scored(model: Model, plan: Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, Entry]:
@@ -176,7 +190,7 @@ def _learned(
     """Go forward and back; return the logits, and the gradients by the tensors; those by the weights are written to ``of``."""
     first, weights, out = entry.first, entry.weights, torch.empty(len(entry.plan.taken))
     wanted = Wanted(entry, needed)
-    ranges = _cut(threads, len(out), more=meanwhile is not None)
+    ranges = _cut(threads, len(out), BUSY if meanwhile is not None else 0.0)
     shapes = weights.hidden.packed.shape, first.bias.shape, first.w.shape, first.both.shape, first.contribution.shape
     sums = Sums(*room.arrays([(len(ranges), *shape) for shape in shapes]))
     bounds = np.array([0, *(rows.stop for rows in ranges)])

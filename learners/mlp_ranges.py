@@ -88,7 +88,7 @@ class Sums(NamedTuple):
     both: Floats
     """``[S, W]``."""
     slots: Floats
-    """``[T k, W]``."""
+    """``[T k, W]``; added to, and rows that are not taken are not looked at."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -181,7 +181,7 @@ def learn(
     inverse = np.empty((len(hidden.widths), BLOCK), np.float32)
     for array in (sums.packed, sums.bias):
         array[:] = 0
-    for matrix in (sums.w, sums.both, sums.slots):
+    for matrix in (sums.w, sums.both):
         matrix[:] = 0
     for start in range(first, last, BLOCK):
         end = min(start + BLOCK, last)

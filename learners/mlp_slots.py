@@ -22,7 +22,16 @@ from learners.blas import SGEMM, product
 from learners.flat import LINE
 from learners.lanes import dot
 
-__all__ = ["Occurring", "SlotRows", "enter_slots", "enter_slots_backward", "occurring", "slots_backward", "slots_forward"]
+__all__ = [
+    "Occurring",
+    "SlotRows",
+    "clear",
+    "enter_slots",
+    "enter_slots_backward",
+    "occurring",
+    "slots_backward",
+    "slots_forward",
+]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -167,6 +176,23 @@ def _occurring(
                 rows[n] = row
                 n += 1
     ends[k] = n
+
+
+@numba.njit(cache=True, nogil=True)
+def clear(rows: Ints, ends: Ints, of_slots: Floats) -> None:
+    """Write zeros to the rows of ``of_slots [T k, W]`` that are of pairs that occur: of the others, most of them, nobody reads.
+
+    Args:
+        rows: as :attr:`Occurring.rows`.
+        ends: as :attr:`Occurring.ends`.
+        of_slots: see above.
+    """
+    k = len(ends) - 1
+    for slot in range(k):
+        for pair in range(ends[slot], ends[slot + 1]):
+            row = of_slots[rows[pair] * k + slot]
+            for i in range(len(row)):
+                row[i] = 0
 
 
 @numba.njit(cache=True, nogil=True)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from learners.claims import BUSY, DONE, Words, claim, done, wait
 from learners.mlp_ranges import First, Hidden, Loss, Sums, learn
 from learners.mlp_shared import add_weights, part_backward, part_forward
-from learners.mlp_slots import SlotRows, enter_slots, enter_slots_backward
+from learners.mlp_slots import SlotRows, clear, enter_slots, enter_slots_backward
 
 __all__ = ["Into", "Work", "enter_all", "stages", "work_on"]
 
@@ -109,14 +109,14 @@ def work_on(job: Words, sgemm: int, work: Work, until: int) -> None:
         _enter(sgemm, work.first, work.parts, work.slots, work.w_first, work.w_request, task)
         done(job, ENTER)
         task = claim(job, ENTER, n_parts)
-    if not wait(job, ENTER, n_parts):
+    if until == BUSY or not wait(job, ENTER, n_parts):
         return
     task = claim(job, RANGES, n_ranges)
     while task >= 0:
         _learn(sgemm, work, task)
         done(job, RANGES)
         task = claim(job, RANGES, n_ranges)
-    if until == BUSY or not wait(job, RANGES, n_ranges):
+    if not wait(job, RANGES, n_ranges):
         return
     task = claim(job, SETTLE, n_parts + 1)
     while task >= 0:
@@ -132,6 +132,7 @@ def _learn(sgemm: int, work: Work, at: int) -> None:
     """Take a range through the layers and back."""
     sums, given = work.sums, (sgemm, work.first, work.hidden, work.logits, work.loss, work.wanted, work.of_x)
     own = Sums(sums.packed[at], sums.bias[at], sums.w[at], sums.both[at], sums.slots[at])
+    clear(work.slots.rows, work.slots.ends, own.slots)
     learn(*given, own, work.bounds[at], work.bounds[at + 1])
 
 

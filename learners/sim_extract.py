@@ -21,27 +21,24 @@ compared, ``d`` dim of a slot's embedding, ``k`` slots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from learners.device import compiled, place
-from learners.sim_kernels import EPSILON, SAME, extract_range, normalised
+from learners.sim_kernels import EPSILON, SAME, extract_all, extract_range, normalised
+from learners.slot_embedding import embedded
 from learners.tables import Gathered
-from learners.tape import Tape, recording
 from learners.threads import team
 
 __all__ = ["Side", "SimExtract", "Slots", "extract", "sim_extract", "sim_extract_torch"]
 
-LEAST = 32
-"""Requests of a thread, at least."""
+LEAST = 256
+"""Requests of a thread, at least: to have another one begin and to meet it takes as long as a hundred of them."""
 INITIAL_SCALE = 0.1  # of torch's default of 1, k slots would drown the other inputs: -.02 AUC on a news log
 
 Floats = npt.NDArray[np.float32]
@@ -108,17 +105,21 @@ def extract(
     """Return what :func:`sim_extract` does, of distinct embeddings by place."""
     n = len(target.places)
     bins, positions, sims = np.empty((n, k), np.int64), np.empty((n, k), np.int64), np.empty((n, k), np.float32)
-    unit = _unit(target.vectors)
-    of_sequence = unit if sequence.vectors is target.vectors else _unit(sequence.vectors)
-    sides = unit, target.places, _frozen(target_offsets), of_sequence, sequence.places, _frozen(offsets)
+    now, past, starts, ends = target.places, sequence.places, _frozen(target_offsets), _frozen(offsets)
     with team() as threads:
         ranges = threads.cut(len(offsets) - 1, LEAST)
-        threads.run(
-            [
-                partial(extract_range, *sides, n_bins, max_len, own_bin, rows.start, rows.stop, bins, positions, sims)
-                for rows in ranges
-            ]
-        )
+        if len(ranges) == 1:
+            sides = target.vectors, now, starts, sequence.vectors, past, ends
+            extract_all(*sides, n_bins, max_len, own_bin, bins, positions, sims)
+        else:
+            unit = _unit(target.vectors)
+            sides = unit, now, starts, unit if sequence.vectors is target.vectors else _unit(sequence.vectors), past, ends
+            threads.run(
+                [
+                    partial(extract_range, *sides, n_bins, max_len, own_bin, rows.start, rows.stop, bins, positions, sims)
+                    for rows in ranges
+                ]
+            )
     return Slots(torch.from_numpy(bins), torch.from_numpy(positions), torch.from_numpy(sims))
 
 
@@ -240,72 +241,7 @@ class SimExtract(nn.Module):
     def embed(self, slots: Slots) -> Tensor:
         """Return ``[C, k dim]`` for slots ``[C, k]``."""
         bins, positions = slots.bins, slots.positions
-        if not compiled(bins.device):
-            embedded = self.bin.weight[bins] + (self.position.weight[positions] if self.position is not None else 0)
-            return embedded.reshape(len(bins), self.width)
-        tape = recording()
-        if tape is None:
-            return cast(Tensor, _EmbedSlots.apply(bins, positions, *self.tables()))
-        tables = self.tables()
-        out = _embedded(bins, positions, tables)
-        tape.then(partial(_back, tape, bins, positions, tables, out), out)
-        return out
-
-
-def _embedded(bins: Tensor, positions: Tensor, tables: Sequence[Tensor]) -> Tensor:
-    weights = [table.detach().numpy() for table in tables]
-    out = torch.empty(len(bins), bins.shape[1] * weights[0].shape[1])
-    _gather(bins.numpy(), positions.numpy(), weights[0], weights[-1], len(tables) > 1, out.numpy())
-    return out
-
-
-def _gradients(bins: Tensor, positions: Tensor, sizes: Sequence[torch.Size], gradient: Floats) -> list[Floats]:
-    sums = [np.zeros(size, np.float32) for size in sizes]
-    _scatter(gradient, bins.numpy(), positions.numpy(), sums[0], sums[-1], len(sums) > 1)
-    return sums
-
-
-def _back(tape: Tape, bins: Tensor, positions: Tensor, tables: Sequence[Tensor], out: Tensor) -> None:
-    gradient = tape.take(out)
-    if gradient is not None:
-        found = _gradients(bins, positions, [table.shape for table in tables], np.ascontiguousarray(gradient))
-        for table, of_table in zip(tables, found, strict=True):
-            tape.give(table, of_table)
-
-
-class _EmbedSlots(torch.autograd.Function):
-    """``bin[bins] + position[positions]`` without the two gathered tensors, and their gradients in one pass over the slots."""
-
-    @staticmethod
-    def forward(ctx: Any, bins: Tensor, positions: Tensor, *tables: Tensor) -> Tensor:
-        ctx.save_for_backward(bins, positions)
-        ctx.sizes = [table.shape for table in tables]
-        return _embedded(bins, positions, tables)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        bins, positions = ctx.saved_tensors
-        found = _gradients(bins, positions, ctx.sizes, grads[0].contiguous().numpy())
-        return None, None, *map(torch.from_numpy, found)
-
-
-@numba.njit(cache=True, nogil=True)
-def _gather(bins: Ints, positions: Ints, bin_weight: Floats, position_weight: Floats, placed: bool, out: Floats) -> None:
-    dim = bin_weight.shape[1]
-    for target in range(len(bins)):
-        for slot in range(bins.shape[1]):
-            for d in range(dim):
-                value = bin_weight[bins[target, slot], d]
-                out[target, slot * dim + d] = value + position_weight[positions[target, slot], d] if placed else value
-
-
-@numba.njit(cache=True, nogil=True)
-def _scatter(gradient: Floats, bins: Ints, positions: Ints, bin_sums: Floats, position_sums: Floats, placed: bool) -> None:
-    dim = bin_sums.shape[1]
-    for target in range(len(bins)):
-        for slot in range(bins.shape[1]):
-            for d in range(dim):
-                bin_sums[bins[target, slot], d] += gradient[target, slot * dim + d]
-                if placed:
-                    position_sums[positions[target, slot], d] += gradient[target, slot * dim + d]
+        if compiled(bins.device):
+            return embedded(bins, positions, self.tables())
+        rows = self.bin.weight[bins] + (self.position.weight[positions] if self.position is not None else 0)
+        return rows.reshape(len(bins), self.width)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from learners.lanes import dot
 from learners.products8 import products8
 
-__all__ = ["EPSILON", "SAME", "extract_range", "normalised"]
+__all__ = ["EPSILON", "SAME", "extract_all", "extract_range", "normalised"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -28,6 +28,34 @@ def normalised(vectors: Floats, out: Floats) -> None:
         scale = np.float32(1) / max(np.sqrt(dot(vectors[row], vectors[row])), np.float32(EPSILON))
         for d in range(vectors.shape[1]):
             out[row, d] = vectors[row, d] * scale
+
+
+@numba.njit(cache=True, nogil=True)
+def extract_all(
+    target: Floats,
+    now: Ints,
+    target_offsets: Ints,
+    sequence: Floats,
+    past: Ints,
+    offsets: Ints,
+    n_bins: int,
+    max_len: int,
+    own_bin: bool,
+    bins: Ints,
+    positions: Ints,
+    sims: Floats,
+) -> None:
+    """Do what :func:`extract_range` does for all requests, of rows of any length."""
+    unit, last = np.empty_like(target), len(offsets) - 1
+    normalised(target, unit)
+    if sequence.ctypes.data == target.ctypes.data and sequence.shape == target.shape:
+        other = unit
+    else:
+        other = np.empty_like(sequence)
+        normalised(sequence, other)
+    extract_range(
+        unit, now, target_offsets, other, past, offsets, n_bins, max_len, own_bin, 0, last, bins, positions, sims
+    )  # fmt: skip
 
 
 @numba.njit(cache=True, nogil=True)

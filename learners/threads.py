@@ -47,15 +47,9 @@ class Team:
         if self.n > 1:
             _set(self.n)
 
-    def cut(self, n: int, least: int, *, more: int = 0) -> list[slice]:
-        """Cut ``n`` rows into nearly equal ranges of ``least`` rows or more, at most one per thread; one where they are few.
-
-        Args:
-            n: rows.
-            least: see above.
-            more: ranges beside one per thread, where there are several: the caller comes later (:meth:`share`'s ``meanwhile``).
-        """
-        parts = max(1, min(self.n + more * (self.n > 1), n // max(least, 1)))
+    def cut(self, n: int, least: int) -> list[slice]:
+        """Cut ``n`` rows into nearly equal ranges of ``least`` rows or more, at most one per thread; one where they are few."""
+        parts = max(1, min(self.n, n // max(least, 1)))
         return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
 
     def run(self, tasks: Sequence[Task]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import json
 import os
 import subprocess
@@ -29,6 +30,7 @@ from learners.crossed import crossed, crossed_plain
 from learners.request_mlp import Part, RequestMLP, SlotPart, distinct
 from learners.sim_extract import SimExtract
 from learners.tables import EmbeddingTable, TableConfig
+from learners.threads import Team
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -225,8 +227,7 @@ def test_what_the_caller_does_meanwhile_is_done_once_with_a_graph_and_moves_noth
         found.append([logits.detach(), *(g for g in made if g is not None)])
     (graph,) = done
     assert graph.requires_grad
-    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)  # one range more: sums in another order
-    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)  # other ranges, and blocks as small: sums in another order
 
 
 def test_gradients_that_were_handed_out_stay_when_others_are_asked_for(threads: int) -> None:
@@ -349,6 +350,17 @@ def test_scores_have_the_same_bits_for_any_number_of_ranges() -> None:
     assert all(torch.equal(each, found[0]) for each in found)
 
 
+def test_who_does_something_else_before_has_the_smaller_range() -> None:
+    assert mlp_passes._cut(Team(2), 1000, mlp_passes.BUSY) == [slice(0, 640), slice(640, 1000)]
+    assert mlp_passes._cut(Team(2), 1000) == [slice(0, 512), slice(512, 1000)]
+    for n, threads, busy in itertools.product([0, 1, 127, 128, 129, 300, 1000, 5000], range(1, 9), [0.0, mlp_passes.BUSY, 2.0]):
+        ranges = mlp_passes._cut(Team(threads), n, busy)
+        assert [part for rows in ranges for part in range(rows.start, rows.stop)] == list(range(n))
+        assert len(ranges) <= threads
+        assert all(rows.start % mlp_passes.LEAST == 0 for rows in ranges)
+        assert n == 0 or all(rows.stop > rows.start for rows in ranges)
+
+
 def test_what_a_step_made_is_gone_with_the_step_without_a_search_for_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Any]] = []
     enter = mlp_entry.Entry
@@ -400,6 +412,9 @@ def test_pairs_of_slot_and_row_that_occur_contribute_and_learn_as_all_would(
     mlp_slots.slots_forward(table.detach().numpy(), own.detach().numpy(), pairs, found)
     by_pair = found.reshape(n_rows, k, width)
     np.testing.assert_allclose(by_pair[occurs], expected.detach().numpy()[occurs], rtol=1e-4, atol=1e-5)
+    assert np.isnan(by_pair[~occurs]).all()
+    mlp_slots.clear(*pairs, found.reshape(-1, width))
+    assert (by_pair[occurs] == 0).all()
     assert np.isnan(by_pair[~occurs]).all()
     of_slots = rng.standard_normal((n_ranges, n_rows, k, width)).astype(np.float32)
     of_slots[:, ~occurs] = np.nan
