@@ -18,7 +18,8 @@ from torch import Tensor
 
 from learners import mlp_shared, mlp_slots
 from learners.blas import SGEMM
-from learners.mlp_ranges import First, Hidden
+from learners.mlp_hidden import Hidden
+from learners.mlp_ranges import First
 
 __all__ = ["Entry", "Plan", "Wanted", "Weights"]
 
