@@ -39,16 +39,19 @@ _FLOAT, _INT16, _INT32, _INT64 = _ir.FloatType(), _ir.IntType(16), _ir.IntType(3
 FLOATS, WORDS, HALVES = (_ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT32, _INT16))
 
 
-class _BFloat(type(_FLOAT).__base__):  # type: ignore[misc]  # a type of llvmlite, which has no such number, is a subclass
+class _BFloat(_ir.Type):  # type: ignore[misc]  # a type of llvmlite, which has none of this number, is a subclass of one
     """LLVM's type of a bfloat16."""
-
-    null, intrinsic_name = "0.0", "bf16"
 
     def __str__(self) -> str:
         return "bfloat"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
 
-_BFloat._create_instance()
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
 BFLOAT: Any = _BFloat()
 
 
