@@ -128,7 +128,7 @@ class Inputs(nn.Module):
         schema, hidden = context.schema, set(context.ignored_features)
         self.config = config
         if config.products == "bfloat16" and context.device == "cpu":
-            products16.check()
+            products16.check(f"{context.name}: ")
         self.sequences = config.sequences or schema.item_sequences
         if unknown := set(self.sequences) - set(schema.item_sequences):
             have = ", ".join(schema.item_sequences) or "none"

@@ -34,7 +34,7 @@ from learners.halves import (
     intrinsic_of,
     masked_load,
     splat,
-)  # fmt: skip
+)
 from learners.lanes import compiled
 from learners.simd import flat
 
@@ -73,7 +73,6 @@ def _tile(builder: Any, a: Any, b: Any, n_pairs: Any, out: Any, mask: Any, add: 
             at = builder.gep(out, [builder.add(builder.mul(out_row, _INT64(row)), _INT64(LANES * vector))])
             places[row, vector] = builder.bitcast(at, FLOATS.as_pointer())
             sums[row, vector] = _lower.alloca_once_value(builder, _ir.Constant(FLOATS, [0.0] * LANES))
-            builder.store(_ir.Constant(FLOATS, [0.0] * LANES), sums[row, vector])
     with builder.if_then(add):
         for (row, vector), place in places.items():
             last = vector == width - 1
@@ -182,17 +181,20 @@ def address() -> int:
 
 
 @cache
-def check() -> None:
+def check(who: str = "") -> None:
     """See that kernels are compiled for a processor that has the instructions.
 
+    Args:
+        who: asks; what is said begins with it.
+
     Raises:
-        ValueError: they are not: they would have to do without, slower than in float32.
+        ValueError: they are not: products would have to do without, slower than in float32.
     """
     if _numba.config.DISABLE_JIT or "+avx512bf16" in _target.target_context.codegen().magic_tuple()[2].split(","):
         return
     raise ValueError(
-        'products = "bfloat16" needs AVX512_BF16 (AMD since Zen 4, Intel servers since Sapphire Rapids), which this processor '
-        'lacks; use products = "float32", or a GPU: weights and checkpoints are the same with both'
+        f'{who}products = "bfloat16" needs AVX512_BF16 (AMD since Zen 4, Intel servers since Sapphire Rapids), which this '
+        'processor lacks; use products = "float32", or a GPU: weights and checkpoints are the same with both'
     )
 
 

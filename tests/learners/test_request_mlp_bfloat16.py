@@ -185,7 +185,7 @@ except ValueError as error:
 def test_a_processor_without_the_instruction_is_refused_with_the_way_out() -> None:
     environment = os.environ | {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": "", "NUMBA_DISABLE_JIT": "0"}
     run = subprocess.run([sys.executable, "-c", REFUSED], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    for said in ('products = "bfloat16"', "AVX512_BF16", "this processor lacks", 'products = "float32"'):
+    for said in ('dnn: products = "bfloat16"', "AVX512_BF16", "this processor lacks", 'products = "float32"'):
         assert said in run.stdout
 
 
