@@ -18,8 +18,7 @@ from torch import Tensor
 
 from learners import mlp_shared, mlp_slots
 from learners.blas import SGEMM
-from learners.mlp_hidden import Hidden
-from learners.mlp_ranges import First
+from learners.mlp_ranges import First, Hidden
 
 __all__ = ["Entry", "Plan", "Wanted", "Weights"]
 

@@ -21,7 +21,7 @@ from learners.mlp_hidden import Hidden, linear, vectors
 from learners.mlp_kernels import enter, enter_backward, normalise, normalise_backward
 from learners.mlp_products import Halves, down, halves, up
 
-__all__ = ["BLOCK", "First", "Loss", "Sums", "learn", "score"]
+__all__ = ["BLOCK", "First", "Hidden", "Loss", "Sums", "learn", "score"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

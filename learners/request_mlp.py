@@ -19,8 +19,8 @@ from learners import mlp_passes, products16
 from learners.click_loss import ClickLoss
 from learners.flat import Flat
 from learners.mlp_entry import Plan, Weights
-from learners.mlp_hidden import Hidden
 from learners.mlp_passes import Model
+from learners.mlp_ranges import Hidden
 from learners.room import Room
 from learners.sim_extract import SimExtract, Slots
 from learners.tables import Gathered

@@ -6,7 +6,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ class Case(NamedTuple):
         hidden: tuple[int, ...],
         slots: bool | None,
         request_dim: int,
-        products: Literal["float32", "bfloat16"] = "float32",
+        products: Any = "float32",
     ) -> Case:
         torch.manual_seed(seed)
         counts = torch.randint(0, most + 1, (n_requests,))
