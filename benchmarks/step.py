@@ -8,7 +8,8 @@ plain ones are the models as they are usually written (:mod:`benchmarks.plain`):
 50, ``nn.Embedding(sparse=True)``, layers of the same widths; they see items alone, so ours stand beside them on items alone.
 EGIN's is there twice, with the edges of its graph per impression like all else, and once per request. Both sides score and
 learn. A step decodes its block too. With --ahead all that needs the block alone (plain: padding) is made on another thread,
-which gains nothing on the CPU: the two threads wait for each other's Python. CPU time is that of all threads. Stages are the
+which gains nothing on the CPU: the two threads wait for each other's Python. With --products bfloat16 ours on items alone run
+that way, too, each beside itself in float32. CPU time is that of all threads. Stages are the
 shares of one more run under the profiler; the limit is the speed of matrix products and of copies, measured in the same run.
 Without --log a generated log is joined first.
 """
@@ -121,8 +122,10 @@ def fastest(action: Callable[[], Any], n: int = 50) -> float:
     return min(times)
 
 
-def contestants(config: RunConfig, schema: SampleSchema, blocks: list[SampleBlock]) -> dict[str, Callable[[], Step]]:
-    """Return a maker of a fresh step per model, ours and plain."""
+def contestants(
+    config: RunConfig, schema: SampleSchema, blocks: list[SampleBlock], products: str | None = None
+) -> dict[str, Callable[[], Step]]:
+    """Return a maker of a fresh step per model, ours and plain; ours with those ``products``, too, where some are named."""
     ids = np.concatenate([block.ragged(f"{kind}.item").values for block in blocks for kind in ("candidate", "click")])
     rows = 1 << int(np.unique(ids).size).bit_length()
 
@@ -132,6 +135,8 @@ def contestants(config: RunConfig, schema: SampleSchema, blocks: list[SampleBloc
         makers[model] = partial(ours, config, schema, model, options)
         if kind in KINDS:
             makers[f"{model}, items only"] = partial(items_only, config, schema, model)
+            if products is not None:
+                makers[f"{model}, items only, {products}"] = partial(items_only, config, schema, model, {"products": products})
             makers[f"{model}, plain torch"] = partial(PlainLearner, kind, rows)
             if kind == "egin":
                 makers[f"{model}, plain torch, edges once"] = partial(PlainLearner, kind, rows, edges_once=True)
@@ -165,6 +170,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, action="append", help="repeatable; 1 and 2 by default")
     parser.add_argument("--ahead", action="store_true", help="prepare the blocks on another thread")
+    parser.add_argument("--products", choices=["bfloat16"], help="ours on items alone that way, too")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -179,7 +185,7 @@ def main() -> None:
         with open_log(folder) as log:
             source = open_source(log, config.join, Profile())
             schema, blocks = source.schema(), in_memory(source, config, requests)
-    makers = contestants(config, schema, blocks)
+    makers = contestants(config, schema, blocks, options.products)
     for make in makers.values():
         measured(make(), blocks[:10])  # compiles
     results: dict[str, Any] = {}
@@ -211,7 +217,8 @@ def table(results: dict[str, Any]) -> str:
                 f"{name:40}{statistics.median(row['per_s']):16,.0f}{statistics.median(row['per_cpu_s']):16,.0f}   {spread}"
             )
             for form in ("plain torch", "plain torch, edges once"):
-                if (plain := results.get(name.replace("items only", form))) and ", items only" in name:
+                other = name.replace(", bfloat16", "").replace("items only", form)
+                if ", items only" in name and (plain := results.get(other)):
                     times = statistics.median(row["per_s"]) / statistics.median(plain["per_s"])
                     of_cpu = statistics.median(row["per_cpu_s"]) / statistics.median(plain["per_cpu_s"])
                     lines.append(f"{'':40}{times:15.1f}x{of_cpu:15.1f}x   of {form}")

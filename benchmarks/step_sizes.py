@@ -1,6 +1,6 @@
 """What a step's size buys and costs: impressions per second, and the AUC of scoring before learning, over one pass of a log.
 
-    python benchmarks/step_sizes.py --log DIR [--model dnn] [--size 100] [--set rate=0.002] [--requests N]
+    python benchmarks/step_sizes.py --log DIR [--model dnn] [--size 100] [--set products=bfloat16] [--requests N]
     python benchmarks/step_sizes.py --quick
 
 Ours see items alone, as the plain ones do (:mod:`benchmarks.plain`: one row per impression, padded), which are run at the first
@@ -18,6 +18,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def read(folder: Path, model: str, size: int, requests: int) -> tuple[RunConfig,
         return config, in_memory(open_source(log, config.join, Profile()), config, requests)
 
 
-def rows_of(folder: Path, model: str, sizes: list[int], requests: int, more: dict[str, float]) -> dict[str, dict[str, float]]:
+def rows_of(folder: Path, model: str, sizes: list[int], requests: int, more: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return the figures of a model, ours by size and the plain one at the first of them."""
     found = {}
     for at, size in enumerate(sizes):
@@ -79,10 +80,13 @@ def rows_of(folder: Path, model: str, sizes: list[int], requests: int, more: dic
     return found
 
 
-def named(text: str) -> tuple[str, float]:
-    """Return name and value of ``NAME=NUMBER``."""
+def named(text: str) -> tuple[str, Any]:
+    """Return name and value of ``NAME=VALUE``, a number or a word."""
     name, _, value = text.partition("=")
-    return name, float(value)
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value
 
 
 def main() -> None:
@@ -91,7 +95,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", choices=("dnn", "din", "egin"))
     parser.add_argument("--size", type=int, action="append", help="requests a step, repeatable; 100, 200, 400, 800")
     parser.add_argument(
-        "--set", type=named, action="append", default=[], help="NAME=NUMBER, an option of ours; then no plain ones"
+        "--set", type=named, action="append", default=[], help="NAME=VALUE, an option of ours; then no plain ones"
     )
     parser.add_argument("--requests", type=int, default=300_000)
     parser.add_argument("--threads", type=int, default=2)

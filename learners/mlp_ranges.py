@@ -15,10 +15,11 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from learners.blas import product
 from learners.click_loss import cross_entropy, of_click
 from learners.lanes import dot
+from learners.mlp_hidden import Hidden, linear, vectors
 from learners.mlp_kernels import enter, enter_backward, normalise, normalise_backward
+from learners.mlp_products import Halves, down, halves, up
 
 __all__ = ["BLOCK", "First", "Hidden", "Loss", "Sums", "learn", "score"]
 
@@ -52,15 +53,6 @@ class First(NamedTuple):
     first_position: int
 
 
-class Hidden(NamedTuple):
-    """Normalisations and the linear layers behind them."""
-
-    packed: Floats
-    """Gain ``[W]``, shift ``[W]``, weight ``[N, W]``, bias ``[N]`` of each behind one another; ``N`` is the next width or 1."""
-    widths: Ints
-    """``W`` of each."""
-
-
 class Loss(NamedTuple):
     """Where the gradient by the logits comes from."""
 
@@ -80,7 +72,7 @@ class Sums(NamedTuple):
     """Gradients of what candidates share, summed over a range of them."""
 
     packed: Floats
-    """As :attr:`Hidden.packed`."""
+    """As :attr:`learners.mlp_hidden.Hidden.packed`."""
     bias: Floats
     """``[W]``."""
     w: Floats
@@ -89,36 +81,6 @@ class Sums(NamedTuple):
     """``[S, W]``."""
     slots: Floats
     """``[T k, W]``; added to, and rows that are not taken are not looked at."""
-
-
-@numba.njit(cache=True, nogil=True)
-def packed_size(widths: Ints, layers: int) -> int:
-    """Return how many floats the first so many layers of :attr:`Hidden.packed` are."""
-    total = 0
-    for layer in range(layers):
-        total += (2 + _next(widths, layer)) * widths[layer] + _next(widths, layer)
-    return total
-
-
-@numba.njit(cache=True, nogil=True)
-def _next(widths: Ints, layer: int) -> int:
-    return widths[layer + 1] if layer + 1 < len(widths) else 1
-
-
-@numba.njit(cache=True, nogil=True)
-def _vectors(packed: Floats, widths: Ints, layer: int) -> Floats:
-    """Return gain and shift of a layer, ``[2, W]``."""
-    at, width = packed_size(widths, layer), widths[layer]
-    return packed[at : at + 2 * width].reshape(2, width)
-
-
-@numba.njit(cache=True, nogil=True)
-def _linear(packed: Floats, widths: Ints, layer: int) -> tuple[Floats, Floats]:
-    """Return weight ``[N, W]`` and bias ``[N]`` of a layer."""
-    width, above = widths[layer], _next(widths, layer)
-    at = packed_size(widths, layer) + 2 * width
-    end = at + above * width
-    return packed[at:end].reshape(above, width), packed[end : end + above]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -145,9 +107,10 @@ def _of_layer(flat: Floats, widths: Ints, layer: int, rows: int) -> Floats:
 def score(sgemm: int, entry: First, hidden: Hidden, logits: Floats, first: int, last: int) -> None:
     """Write ``logits [C]`` of the candidates ``first`` to ``last`` (exclusive)."""
     scratch = _scratch(hidden.widths, BLOCK)
+    own = halves(hidden, entry.w, np.empty((len(entry.w), 0), np.float32), BLOCK)
     inverse = np.empty((len(hidden.widths), BLOCK), np.float32)
     for start in range(first, last, BLOCK):
-        _forward(sgemm, entry, hidden, scratch, inverse, logits, start, min(start + BLOCK, last))
+        _forward(sgemm, own, entry, hidden, scratch, inverse, logits, start, min(start + BLOCK, last))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -178,6 +141,7 @@ def learn(
         last: where they end.
     """
     scratch = _scratch(hidden.widths, BLOCK)
+    own = halves(hidden, entry.w, wanted, BLOCK)
     inverse = np.empty((len(hidden.widths), BLOCK), np.float32)
     for array in (sums.packed, sums.bias):
         array[:] = 0
@@ -185,10 +149,10 @@ def learn(
         matrix[:] = 0
     for start in range(first, last, BLOCK):
         end = min(start + BLOCK, last)
-        _forward(sgemm, entry, hidden, scratch, inverse, logits, start, end)
+        _forward(sgemm, own, entry, hidden, scratch, inverse, logits, start, end)
         if len(loss.labels):
             _of_click(logits, loss, start, end)
-        _backward(sgemm, entry, hidden, scratch, inverse, loss.gradient, wanted, of_x, sums, start, end)
+        _backward(sgemm, own, entry, hidden, scratch, inverse, loss.gradient, wanted, of_x, sums, start, end)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -207,26 +171,34 @@ def _of_click(logits: Floats, loss: Loss, first: int, last: int) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def _forward(
-    sgemm: int, entry: First, hidden: Hidden, scratch: Floats, inverse: Floats, logits: Floats, first: int, last: int
+    sgemm: int,
+    own: Halves | None,
+    entry: First,
+    hidden: Hidden,
+    scratch: Floats,
+    inverse: Floats,
+    logits: Floats,
+    first: int,
+    last: int,
 ) -> None:
-    packed, widths = hidden
+    packed, widths = hidden.packed, hidden.widths
     rows = last - first
     for layer in range(len(widths)):
         z, out = _of_layer(scratch[0], widths, layer, rows), _of_layer(scratch[1], widths, layer, rows)
-        vectors = _vectors(packed, widths, layer)
-        gain, shift = vectors[0], vectors[1]  # unpacked as a whole they would no longer be known to lie in one piece
+        both = vectors(packed, widths, layer)
+        gain, shift = both[0], both[1]  # unpacked as a whole they would no longer be known to lie in one piece
         if layer == 0:
-            product(sgemm, entry.x[first:last], False, entry.w, True, z, False)
+            up(sgemm, own, 0, entry.x[first:last], entry.w, z)
             enter(
                 z, entry.bias, entry.both, entry.taken[first:last], entry.contribution, entry.bins[first:last],
                 entry.positions[first:last], entry.n_bins, entry.first_position, gain, shift, out, inverse[layer],
             )  # fmt: skip
         else:
-            w, bias = _linear(packed, widths, layer - 1)
-            product(sgemm, _of_layer(scratch[1], widths, layer - 1, rows), False, w, True, z, False)
+            w, bias = linear(packed, widths, layer - 1)
+            up(sgemm, own, layer, _of_layer(scratch[1], widths, layer - 1, rows), w, z)
             normalise(z, bias, gain, shift, out, inverse[layer])
         if layer == len(widths) - 1:
-            w, bias = _linear(packed, widths, layer)
+            w, bias = linear(packed, widths, layer)
             _leave(out, w[0], bias[0], logits[first:last])
 
 
@@ -239,6 +211,7 @@ def _leave(out: Floats, w: Floats, bias: np.float32, logits: Floats) -> None:
 @numba.njit(cache=True, nogil=True)
 def _backward(
     sgemm: int,
+    own: Halves | None,
     entry: First,
     hidden: Hidden,
     scratch: Floats,
@@ -250,29 +223,28 @@ def _backward(
     first: int,
     last: int,
 ) -> None:
-    packed, widths = hidden
+    packed, widths = hidden.packed, hidden.widths
     rows, top = last - first, len(widths) - 1
     out, below = _of_layer(scratch[1], widths, top, rows), _of_layer(scratch[2], widths, top, rows)
-    of_w, of_bias = _linear(sums.packed, widths, top)
-    _leave_backward(of_logits[first:last], out, _linear(packed, widths, top)[0][0], below, of_w[0], of_bias)
+    of_w, of_bias = linear(sums.packed, widths, top)
+    _leave_backward(of_logits[first:last], out, linear(packed, widths, top)[0][0], below, of_w[0], of_bias)
     for layer in range(top, 0, -1):
         below, above = _of_layer(scratch[2], widths, layer - 1, rows), _of_layer(scratch[2], widths, layer, rows)
         z, out = _of_layer(scratch[0], widths, layer, rows), _of_layer(scratch[1], widths, layer, rows)
-        of_w, of_bias = _linear(sums.packed, widths, layer - 1)
-        gain, of_vectors = _vectors(packed, widths, layer)[0], _vectors(sums.packed, widths, layer)
+        of_w, of_bias = linear(sums.packed, widths, layer - 1)
+        gain, of_vectors = vectors(packed, widths, layer)[0], vectors(sums.packed, widths, layer)
         normalise_backward(above, z, out, inverse[layer], gain, of_vectors, of_bias)
-        product(sgemm, above, True, _of_layer(scratch[1], widths, layer - 1, rows), False, of_w, True)
-        product(sgemm, above, False, _linear(packed, widths, layer - 1)[0], False, below, False)
+        w = linear(packed, widths, layer - 1)[0]
+        down(sgemm, own, layer, above, _of_layer(scratch[1], widths, layer - 1, rows), w, of_w, below)
     grad, z, out = (
         _of_layer(scratch[2], widths, 0, rows), _of_layer(scratch[0], widths, 0, rows), _of_layer(scratch[1], widths, 0, rows),
     )  # fmt: skip
     enter_backward(
-        grad, z, out, inverse[0], _vectors(packed, widths, 0)[0], _vectors(sums.packed, widths, 0), sums.bias,
+        grad, z, out, inverse[0], vectors(packed, widths, 0)[0], vectors(sums.packed, widths, 0), sums.bias,
         entry.taken[first:last], entry.bins[first:last], entry.positions[first:last], entry.n_bins, entry.first_position,
         sums.both, sums.slots,
     )  # fmt: skip
-    product(sgemm, grad, True, entry.x[first:last], False, sums.w, True)
-    product(sgemm, grad, False, wanted, False, of_x[first:last], False)
+    down(sgemm, own, 0, grad, entry.x[first:last], wanted, sums.w, of_x[first:last])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from learners import mlp_passes
+from learners import mlp_passes, products16
 from learners.click_loss import ClickLoss
 from learners.device import compiled
 from learners.flat import Flat
@@ -73,10 +73,19 @@ class RequestMLP(nn.Module):
         candidate_dim: width of the candidate's input.
         request_dim: width of the request's input; may be 0.
         hidden: widths of the hidden layers, one at least.
+        products: in what the layers multiply candidates, on the way up and back: see :mod:`learners.mlp_products` and
+            :meth:`plain`. Weights, sums, normalisation and the last layer are float32 with both.
     """
 
-    def __init__(self, candidate_dim: int, request_dim: int, hidden: Sequence[int] = (200, 80)) -> None:
+    def __init__(
+        self,
+        candidate_dim: int,
+        request_dim: int,
+        hidden: Sequence[int] = (200, 80),
+        products: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
         super().__init__()
+        self.products = products
         self.candidate = nn.Linear(candidate_dim, hidden[0])
         self.request = nn.Linear(request_dim, hidden[0], bias=False) if request_dim else None
         _as_one_layer(self.candidate, self.request)
@@ -149,11 +158,12 @@ class RequestMLP(nn.Module):
         layers = list(self.rest.parameters())
         widths, flat = np.array([len(gain) for gain in layers[::4]]), Flat([*weights, layers])
         none = np.zeros((len(self.candidate.bias), 0), np.float32)
+        product16 = products16.address() if self.products == "bfloat16" else None
 
         def views(array: Floats) -> Weights:
             first, bias, *rest = flat.views(array)
             request = rest[0] if self.request is not None else none
-            return Weights(first, request, bias, Hidden(array[flat.places[-len(layers)].start :], widths))
+            return Weights(first, request, bias, Hidden(array[flat.places[-len(layers)].start :], widths, product16))
 
         return Model(flat, views(flat.values), views(flat.gradient), views, Room())
 
@@ -172,13 +182,25 @@ class RequestMLP(nn.Module):
             )
 
     def plain(self, candidate: Sequence[Part | SlotPart], request: Tensor, request_of: Tensor) -> Tensor:
-        """Return what :meth:`forward` returns, layer by layer in torch over the whole input."""
+        """Return what :meth:`forward` returns, layer by layer in torch over the whole input.
+
+        In bfloat16 all linear layers but the last are torch's own under autocast, what they contribute of shared rows included;
+        what comes out of them, and their gradients, is rounded to bfloat16, too, which the compiled passes do not.
+        """
         columns = [part.expanded() if isinstance(part, Part) else part.embedding.embed(part.slots) for part in candidate]
-        first = self.candidate(torch.cat(columns, 1))
+        out = self._multiplied(self.candidate, torch.cat(columns, 1))
         if self.request is not None:
-            first = first + self.request(request).index_select(0, request_of)
-        out: Tensor = self.rest(first)
-        return out.squeeze(1)
+            out = out + self._multiplied(self.request, request).index_select(0, request_of)
+        *layers, last = self.rest
+        for layer in layers:
+            out = self._multiplied(layer, out) if isinstance(layer, nn.Linear) else layer(out)
+        return cast(Tensor, last(out)).squeeze(1)
+
+    def _multiplied(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        if self.products == "float32":
+            return cast(Tensor, layer(x))
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return cast(Tensor, layer(x)).to(x.dtype)
 
 
 def _as_one_layer(candidate: nn.Linear, request: nn.Linear | None) -> None:

@@ -60,7 +60,9 @@ class BST(ClickNetwork):
         }
         self.blocks = nn.ModuleDict({name: nn.ModuleList(own) for name, own in blocks.items()})
         crossed = len(self.inputs.sequences) * self.inputs.target_dim
-        self.mlp = RequestMLP(self.inputs.candidate_dim + crossed + len(groups) * width, self.inputs.request_dim, config.hidden)
+        self.mlp = RequestMLP(
+            self.inputs.candidate_dim + crossed + len(groups) * width, self.inputs.request_dim, config.hidden, config.products
+        )
 
     def groups(self) -> Mapping[str, Sequence[str]]:
         """Return which item sequences share a transformer: each has its own."""

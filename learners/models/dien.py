@@ -83,7 +83,7 @@ class DIEN(ClickNetwork):
         width = self.inputs.target_dim
         self.evolve = nn.ModuleDict({name: Evolution(width) for name in self.inputs.sequences})
         wide = 3 * len(self.inputs.sequences) * width
-        self.mlp = RequestMLP(self.inputs.candidate_dim + wide, self.inputs.request_dim, config.hidden)
+        self.mlp = RequestMLP(self.inputs.candidate_dim + wide, self.inputs.request_dim, config.hidden, config.products)
 
     def loss_weights(self) -> Mapping[str, float]:
         """Return alpha of Eq. 7."""

@@ -40,7 +40,7 @@ class DIN(ClickNetwork):
             {name: TargetAttention(width, config.attention_hidden) for name in self.inputs.sequences}
         )
         wide = 3 * len(self.inputs.sequences) * width
-        self.mlp = RequestMLP(self.inputs.candidate_dim + wide, self.inputs.request_dim, config.hidden)
+        self.mlp = RequestMLP(self.inputs.candidate_dim + wide, self.inputs.request_dim, config.hidden, config.products)
         self.on_tape = self.inputs.vectors is None
 
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:

@@ -35,7 +35,7 @@ class DNN(ClickNetwork):
         self.tables = self.inputs.tables
         self.cross = config.cross
         cross_dim = config.cross * len(self.inputs.sequences) * self.inputs.target_dim
-        self.mlp = RequestMLP(self.inputs.candidate_dim + cross_dim, self.inputs.request_dim, config.hidden)
+        self.mlp = RequestMLP(self.inputs.candidate_dim + cross_dim, self.inputs.request_dim, config.hidden, config.products)
 
     def forward(self, batch: Batch, learn: bool, step: int) -> Forward:
         """Return logits ``[C]``."""

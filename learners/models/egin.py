@@ -135,7 +135,7 @@ class EGIN(ClickNetwork):
         crossed = len(self.inputs.sequences) * self.inputs.target_dim
         candidate = self.inputs.candidate_dim + crossed + width + 3 * vectors
         request = self.inputs.request_dim + 2 * vectors + width * (len(kinds) - 1)
-        self.mlp = RequestMLP(candidate, request, config.hidden)
+        self.mlp = RequestMLP(candidate, request, config.hidden, config.products)
 
     def _node_options(self) -> NodeOptions:
         config = self.config

@@ -142,7 +142,7 @@ class SEMI(ClickNetwork):
         self.transfer = self._block()
         self.towards = nn.ModuleDict({name: self._block() for name in domains})
         candidate = self.inputs.candidate_dim + 2 * len(domains) * width + width
-        self.mlp = RequestMLP(candidate, self.inputs.request_dim, config.hidden)
+        self.mlp = RequestMLP(candidate, self.inputs.request_dim, config.hidden, config.products)
 
     def _block(self) -> Block:
         return Block(self.inputs.target_dim, self.config.heads, self.config.feed_forward)

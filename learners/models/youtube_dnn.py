@@ -24,7 +24,8 @@ from learners.request_mlp import Part, SlotPart
 
 
 class Config(NetworkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Options of ``youtube_dnn``. ``hidden`` are the layers of the user's tower, below the vector of a target's width."""
+    """Options of ``youtube_dnn``. ``hidden`` are the layers of the user's tower, below the vector of a target's width;
+    ``products`` is float32 alone."""
 
 
 class YoutubeDNN(ClickNetwork):
@@ -32,6 +33,8 @@ class YoutubeDNN(ClickNetwork):
 
     def __init__(self, config: Config, context: ModelContext) -> None:
         super().__init__()
+        if config.products != "float32":
+            raise ValueError(f"{context.name}: youtube_dnn multiplies in float32; leave `products` out")
         self.inputs = Inputs(config, context, by_vector=True)
         self.tables = self.inputs.tables
         layers: list[nn.Module] = []

@@ -8,7 +8,8 @@ import torch
 
 from learners.blas import SGEMM
 from learners.click_loss import click_loss, probabilities
-from learners.mlp_ranges import BLOCK, First, Floats, Hidden, Loss, Sums, learn, packed_size, score
+from learners.mlp_hidden import Hidden, packed_size
+from learners.mlp_ranges import BLOCK, First, Floats, Loss, Sums, learn, score
 
 C, V, WIDTHS = 2 * BLOCK + 40, 6, np.array([24, 9])
 

@@ -79,6 +79,6 @@ def test_a_gpu_learns_what_the_cpu_does(case: Case) -> None:
 def test_each_operation_asks_for_its_way_in_one_place() -> None:
     """What asks for the device's type itself goes by kernels under ``plain`` too, and nothing here would see it."""
     package = Path(device.__file__).parent
-    asking = [path for path in package.rglob("*.py") if re.search(r"device\.type|is_cpu|is_cuda", path.read_text())]
+    asking = [path for path in package.rglob("*.py") if re.search(r"device\.type [=!]=|is_cpu|is_cuda", path.read_text())]
     paces_itself = "models/semi.py"
     assert {path.relative_to(package).as_posix() for path in asking} == {"device.py", paces_itself}

@@ -101,7 +101,16 @@ class Case(NamedTuple):
     """Whatever collects a gradient."""
 
     @classmethod
-    def of(cls, seed: int, n_requests: int, most: int, hidden: tuple[int, ...], slots: bool | None, request_dim: int) -> Case:
+    def of(
+        cls,
+        seed: int,
+        n_requests: int,
+        most: int,
+        hidden: tuple[int, ...],
+        slots: bool | None,
+        request_dim: int,
+        products: Any = "float32",
+    ) -> Case:
         torch.manual_seed(seed)
         counts = torch.randint(0, most + 1, (n_requests,))
         request_of = torch.repeat_interleave(torch.arange(n_requests), counts)
@@ -116,7 +125,7 @@ class Case(NamedTuple):
             parts.insert(1, SlotPart(encoder, encoder.slots(torch.randn(n, 3), torch.randn(int(offsets[-1]), 3), offsets)))
             inputs, width = [*inputs, *encoder.parameters()], width + encoder.width
         request = torch.randn(n_requests, request_dim, requires_grad=True)
-        mlp = RequestMLP(width, request_dim, hidden)
+        mlp = RequestMLP(width, request_dim, hidden, products)
         return cls(mlp, parts, request, request_of, inputs + [request] * bool(request_dim) + list(mlp.parameters()))
 
     @property
