@@ -101,7 +101,8 @@ class Replay:
         self._began = self._saved_at = time.monotonic()
         self._written = threading.Event()
         """Set by the thread that has written a checkpoint, until :meth:`_show` has told of it."""
-        self._learned = self._shown = source.places(config.replay.start)
+        begin = self._shown = source.places(config.replay.start)
+        self._after: Callable[[], tuple[Place, ...]] = lambda: begin
         self._first_ts: int | None = None
         self._last_ts = source.last_ts()
         if self._last_ts is not None and config.replay.stop is not None:
@@ -163,6 +164,11 @@ class Replay:
         """Have the samples read ahead from here on, where another process does it."""
         self._reading.begin(self._learned, *([self._shown] if self.delayed else []))
 
+    @property
+    def _learned(self) -> tuple[Place, ...]:
+        """The places after what was learned."""
+        return self._after()
+
     def _score_what_was_shown(self, ts: int) -> None:
         """Under ``delayed``: score the requests that were shown up to now, with the weights as they are."""
         if self._ahead is None:
@@ -201,7 +207,7 @@ class Replay:
         self.batches += 1
         self.requests += len(batch.block)
         self.ts = batch.order_due
-        self._learned = batch.places
+        self._after = batch.after
 
     @contextlib.contextmanager
     def _telling_where(self, block: SampleBlock) -> Iterator[None]:
@@ -331,7 +337,8 @@ class Replay:
             self._drawn.load_state(checkpoint.arrays.get("drawn", {}))
         self.batches, self.requests, self.ts = checkpoint.step, extra["requests"], extra["ts"]
         self.seconds = extra["seconds"]
-        self._learned, self._shown = _places(extra["learned"]), _places(extra["shown"])
+        learned, self._shown = _places(extra["learned"]), _places(extra["shown"])
+        self._after = lambda: learned
         self._held = [SampleBlock.from_ipc(array.tobytes()) for _, array in sorted(checkpoint.arrays["held"].items())]
 
 
