@@ -23,6 +23,7 @@ from stream_app.config import RunConfig
 from stream_app.drawn_ranks import DrawnRanks
 from stream_app.entrant import Entrant, Scoring
 from stream_app.figures_behind import FiguresBehind
+from stream_app.garbage import rare_garbage_collection
 from stream_app.guard import GuardError, check_state, check_step
 from stream_app.item_vectors import ItemVectors
 from stream_app.profile import Profile
@@ -130,6 +131,7 @@ class Replay:
             GuardError: a loss, a score or a weight of a model is no number any more.
         """
         with contextlib.ExitStack() as still_open:
+            still_open.enter_context(rare_garbage_collection())
             still_open.callback(self._figures.close)
             self.begin_reading()
             learners = [entrant.learner for entrant in self.entrants]
