@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 RARE: Final = (10_000, 10, 10)
-"""Objects of the youngest generation, and searches of each for one of the next (gc.set_threshold; Python's own: 700, 10, 10)."""
+"""Objects of the youngest generation, and searches of each for one of the next; Python's own are 700, 10, 10."""
 
 __all__ = ["no_garbage_collection", "rare_garbage_collection"]
 

@@ -31,12 +31,13 @@ class SchedAttr(ctypes.Structure):
 
 
 def take_long_slices() -> None:
-    """Have the calling thread, and those that it begins, run for longer at a time, and later: as much as before all in all.
+    """Have the calling thread, and those that it begins, run for longer at a time, and later: all in all as much as before.
 
     A thread of the step works for half a millisecond and then waits for the next task. Where it wakes on the core of a thread
-    that counts figures for 10 ms, Linux lets that one finish its slice first: with equal slices the step waited 2 to 3 ms in a
-    quarter of the cases. A thread whose slice is shorter does not wait (``PREEMPT_SHORT``). That is no matter of priority: under
-    load each thread still gets its share, so none that holds the interpreter waits for long, as it would with a nice value.
+    that counts figures for 10 ms, Linux lets that one finish its slice first: with equal slices the step waited 1 to 3 ms in a
+    tenth of the cases. It does not wait for a thread whose slices are longer than its own (``PREEMPT_SHORT``). That is no
+    matter of priority: under load each thread still gets its share, also one that holds the interpreter, which a nice value
+    would keep waiting.
 
     Linux takes it from 6.12 on; elsewhere nothing happens.
     """

@@ -59,10 +59,10 @@ def _wins_by_pairs(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8
     halves = 0
     for i in range(len(scores)):
         if labels[i]:
-            of_row = 0  # Without a branch and in small numbers, so that it is counted in vectors.
+            of_row = np.int32(0)  # Without a branch and in small numbers, so that it is counted in vectors.
             for j in range(len(scores)):
                 of_row += (np.int32(scores[i] > scores[j]) + np.int32(scores[i] >= scores[j])) * np.int32(1 - labels[j])
-            halves += of_row
+            halves += int(of_row)
     return halves * 0.5
 
 
