@@ -242,8 +242,13 @@ class SampleBlock:
         return found
 
     def forget(self) -> None:
-        """Let go of what was made of the block: it has been learned."""
+        """Let go of what was made of the block: it has been learned. Whoever asks again has it made again.
+
+        What is kept until the figures are counted is freed by another thread, and the step gets cold memory meanwhile.
+        """
         self._made.clear()
+        self._ragged.clear()
+        self._flat.clear()
 
     def _array(self, name: str) -> Any:
         if self._numbers is None:  # Arrow looks a name up in a new copy of the schema each time

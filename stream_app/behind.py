@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from stream_app.long_slices import take_long_slices
+
 __all__ = ["Behind"]
 
 
@@ -26,7 +28,7 @@ class Behind:
         self._begin()
 
     def _begin(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="behind")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="behind", initializer=take_long_slices)
         self._waiting: deque[Future[None]] = deque()
         self._failed = False
 

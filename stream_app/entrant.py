@@ -163,6 +163,8 @@ class Entrant:
         self.final = MetricSet(slices, options)
         self.live = Metrics(options)
         self.by_slice = Breakdown()
+        self._alike = True
+        """Whether all that counts in :attr:`live` so far counts in the final figures too."""
         self.learned = 0
         """Impressions."""
         self.seconds = 0.0
@@ -228,7 +230,11 @@ class Entrant:
             start = stop
         # Most blocks lie wholly after `score_from`: their rows are checked and ranked once for both.
         final = rows if of.final is of.requests else self._rows(scores, of, of.final)
-        self.final.slices[ALL].add(final)
+        self._alike = self._alike and of.final is of.requests
+        if self._alike:
+            self.final.slices[ALL].follow(self.live)
+        else:
+            self.final.slices[ALL].add(final)
         self.final.buckets.add(final)
         if of.cells is not None:
             self.by_slice.add(final, of.cells)
@@ -314,6 +320,7 @@ class Entrant:
         self.learner.load_state(state)
         self.final.load_state(arrays[f"final/{self.name}"])
         self.live.load_state(arrays[f"live/{self.name}"])
+        self._alike = self.final.slices[ALL].counted_alike(self.live)
         self.by_slice.load_state(arrays[f"by_slice/{self.name}"])
         self.learned, self.seconds = notes["learned"], notes["seconds"]
         self._said, self._of_window = Said(), Said()

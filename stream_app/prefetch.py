@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 
+from stream_app.long_slices import take_long_slices
 from stream_app.profile import Profile
 
 Item = TypeVar("Item")
@@ -37,6 +38,7 @@ def prefetch(items: Iterable[Item], profile: Profile, depth: int = 4, at_once: i
         room.put(None)
 
     def make() -> None:
+        take_long_slices()
         made: list[Item] = []
         ended = _Ended(None)
         try:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final, NoReturn
 
+from stream_app.long_slices import take_long_slices
 from stream_app.profile import Profile
 from stream_app.read_messages import (
     Ask,
@@ -108,6 +109,7 @@ def _end_with(stream: socket.socket) -> None:
 def _main(sockets: list[int]) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    take_long_slices()
     streams = [socket.socket(fileno=each) for each in sockets]
     frame = received(streams[0])
     if frame is None:  # The replay has ended before it began.

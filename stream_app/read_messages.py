@@ -11,6 +11,7 @@ import socket
 import struct
 import traceback
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -75,7 +76,8 @@ class _Cut(msgspec.Struct, frozen=True, array_like=True):
     """A batch: rows of the frame's block from the batch before it up to ``stop``."""
 
     stop: int
-    places: tuple[Place, ...]
+    places: msgspec.Raw
+    """Encoded: nobody asks for most of them."""
     order_due: int
 
 
@@ -97,6 +99,7 @@ class Frame(NamedTuple):
 
 _SETUPS: Final = msgspec.msgpack.Decoder(Setup)
 _TOLD: Final = msgspec.msgpack.Decoder(_Told)
+_PLACES: Final = msgspec.msgpack.Decoder(tuple[Place, ...])
 
 
 def send_setup(stream: socket.socket, setup: Setup) -> None:
@@ -114,7 +117,7 @@ def send_batches(stream: socket.socket, batches: Sequence[Batch], profile: Profi
     cuts, stop = [], 0
     for batch in batches:
         stop += len(batch.block)
-        cuts.append(_Cut(stop, batch.places, batch.order_due))
+        cuts.append(_Cut(stop, msgspec.Raw(msgspec.msgpack.encode(batch.places)), batch.order_due))
     with profile.stage("hand over"):
         rows = SampleBlock.concat([batch.block for batch in batches]).batch.serialize()
     _send(stream, _BATCHES, msgspec.msgpack.encode(_Told(cuts, profile.take())), rows)
@@ -161,7 +164,7 @@ def _record_batch(body: pa.Buffer, schema: SampleSchema) -> Any:
 def _cut(block: SampleBlock, cuts: Sequence[_Cut]) -> Iterator[Batch]:
     start = 0
     for cut in cuts:
-        yield Batch(block.slice(start, cut.stop), cut.places, cut.order_due)
+        yield Batch(block.slice(start, cut.stop), partial(_PLACES.decode, cut.places), cut.order_due)
         start = cut.stop
 
 

@@ -23,6 +23,7 @@ from stream_app.config import RunConfig
 from stream_app.drawn_ranks import DrawnRanks
 from stream_app.entrant import Entrant, Scoring
 from stream_app.figures_behind import FiguresBehind
+from stream_app.garbage import rare_garbage_collection
 from stream_app.guard import GuardError, check_state, check_step
 from stream_app.item_vectors import ItemVectors
 from stream_app.profile import Profile
@@ -101,7 +102,8 @@ class Replay:
         self._began = self._saved_at = time.monotonic()
         self._written = threading.Event()
         """Set by the thread that has written a checkpoint, until :meth:`_show` has told of it."""
-        self._learned = self._shown = source.places(config.replay.start)
+        begin = self._shown = source.places(config.replay.start)
+        self._after: Callable[[], tuple[Place, ...]] = lambda: begin
         self._first_ts: int | None = None
         self._last_ts = source.last_ts()
         if self._last_ts is not None and config.replay.stop is not None:
@@ -129,6 +131,7 @@ class Replay:
             GuardError: a loss, a score or a weight of a model is no number any more.
         """
         with contextlib.ExitStack() as still_open:
+            still_open.enter_context(rare_garbage_collection())
             still_open.callback(self._figures.close)
             self.begin_reading()
             learners = [entrant.learner for entrant in self.entrants]
@@ -162,6 +165,11 @@ class Replay:
     def begin_reading(self) -> None:
         """Have the samples read ahead from here on, where another process does it."""
         self._reading.begin(self._learned, *([self._shown] if self.delayed else []))
+
+    @property
+    def _learned(self) -> tuple[Place, ...]:
+        """The places after what was learned."""
+        return self._after()
 
     def _score_what_was_shown(self, ts: int) -> None:
         """Under ``delayed``: score the requests that were shown up to now, with the weights as they are."""
@@ -201,7 +209,7 @@ class Replay:
         self.batches += 1
         self.requests += len(batch.block)
         self.ts = batch.order_due
-        self._learned = batch.places
+        self._after = batch.after
 
     @contextlib.contextmanager
     def _telling_where(self, block: SampleBlock) -> Iterator[None]:
@@ -331,7 +339,8 @@ class Replay:
             self._drawn.load_state(checkpoint.arrays.get("drawn", {}))
         self.batches, self.requests, self.ts = checkpoint.step, extra["requests"], extra["ts"]
         self.seconds = extra["seconds"]
-        self._learned, self._shown = _places(extra["learned"]), _places(extra["shown"])
+        learned, self._shown = _places(extra["learned"]), _places(extra["shown"])
+        self._after = lambda: learned
         self._held = [SampleBlock.from_ipc(array.tobytes()) for _, array in sorted(checkpoint.arrays["held"].items())]
 
 

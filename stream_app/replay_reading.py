@@ -12,9 +12,11 @@ from stream_app.prefetch import prefetch
 from stream_app.profile import Profile
 from stream_app.read_messages import Ask, Setup
 from stream_app.read_process import ReadProcess
-from stream_app.sample_cursor import READ_ROWS
 from stream_app.sample_sources import JoinedSource, Source
 from stream_app.samples_reader import Batch, Place, Range, SampleReader
+
+HAND_OVER_REQUESTS = 1_024
+"""Requests that are handed over at once, where batches are smaller: each hand-over wakes both threads."""
 
 __all__ = ["ReplayReading", "joins_beside"]
 
@@ -40,7 +42,7 @@ class ReplayReading:
 
     def __init__(self, config: RunConfig, source: Source, schema: SampleSchema, profile: Profile) -> None:
         self._config, self._source, self._schema, self._profile = config, source, schema, profile
-        self._at_once = max(1, READ_ROWS // config.replay.batch_requests)
+        self._at_once = max(1, HAND_OVER_REQUESTS // config.replay.batch_requests)
         self._streams: tuple[tuple[Place, ...], ...] = ()
         self._process: ReadProcess | None = None
 

@@ -17,8 +17,12 @@ import numpy.typing as npt
 
 from learners.samples import SampleBlock, SampleError, SampleSchema
 
-READ_ROWS = 1_024
+READ_ROWS = 2_048
 """Rows that are taken in at once, where there are so many: what follows costs per call more than per row."""
+FIRST_ROWS = 256
+"""Rows that are taken in at first; twice as many each time. A learner waits for the first ones."""
+READ_BYTES = 4 << 20
+"""Of rows in memory, after which no more are taken in at once."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -99,7 +103,7 @@ class Cursor:
         """In memory, and not merged yet."""
         self._done = False
         self._name = source.name
-        self._span, self._read_rows = span, read_rows
+        self._span, self._read_rows, self._rows_at_once = span, read_rows, min(FIRST_ROWS, read_rows)
         self._last_due = None if span.stop is None else span.stop + slack_ms
         self._seq, self._due = place.seq, place.due
         self._blocks = source.blocks(partition, place.position, place.end)
@@ -124,13 +128,18 @@ class Cursor:
                 self._take_in(*self._read.popleft(), schema)
 
     def _read_on(self) -> None:
-        n = 0
+        n_rows = n_bytes = 0
         try:
-            while n < self._read_rows and self._error is None and (numbered := next(self._blocks, None)) is not None:
+            while n_rows < self._rows_at_once and n_bytes < READ_BYTES and self._error is None:
+                numbered = next(self._blocks, None)
+                if numbered is None:
+                    break
                 self._read.append(numbered)
-                n += len(numbered[1])
+                n_rows += len(numbered[1])
+                n_bytes += numbered[1].batch.nbytes
         except Exception as error:
             self._error = error
+        self._rows_at_once = min(2 * self._rows_at_once, self._read_rows)
 
     def _take_in_all(self, schema: SampleSchema) -> bool:
         """Take in all that was read as one block, if nothing is the matter with it: else False, and nothing has changed."""
@@ -148,12 +157,15 @@ class Cursor:
         self._hold(list(zip(numbers, last.tolist(), strict=True)), whole, seq)
         return True
 
-    def took(self, seq: int, due: int, request: int) -> Place:
-        """Note that the row ``seq`` was the last one to leave in a batch; return the place after it."""
-        while self._held[0][1] < seq:
+    def held(self) -> list[tuple[int, int]]:
+        """Return number and last ``seq`` of the blocks from the one of the last row that was taken on."""
+        return list(self._held)
+
+    def move_to(self, place: Place) -> None:
+        """Note that the rows up to a place have left in batches."""
+        self.place = place
+        while self._held and place.seq is not None and self._held[0][1] < place.seq:
             self._held.popleft()
-        self.place = Place(position=self._held[0][0], end=self.place.end, seq=seq, due=due, request=request)
-        return self.place
 
     def _take_in(self, number: int, block: SampleBlock, schema: SampleSchema) -> None:
         if block.schema != schema:

@@ -7,10 +7,12 @@ stand before one that was due before it. Every row is taken once (:mod:`stream_a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from learners.samples import SampleBlock, SampleError, SampleSchema
 from stream_app.profile import Profile
@@ -33,9 +35,45 @@ class Batch(NamedTuple):
     """Rows that are learned in one step, and the places after them."""
 
     block: SampleBlock
-    places: tuple[Place, ...]
+    after: Callable[[], tuple[Place, ...]]
+    """Makes :attr:`places`: they are asked for where a checkpoint is written, and not after each batch."""
     order_due: int
     """Place in the order of the last row, UTC ms."""
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where to go on after it, one per partition."""
+        return self.after()
+
+
+class _Leaving(NamedTuple):
+    """Rows that leave in batches, and what places between them are made of."""
+
+    before: tuple[Place, ...]
+    """The places before the rows, one per partition."""
+    held: list[list[tuple[int, int]]]
+    """Per partition, number and last ``seq`` of the blocks from the one of its place on."""
+    rows: Rows
+    partitions: npt.NDArray[np.int32]
+    requests: npt.NDArray[np.int64]
+
+    @staticmethod
+    def of(cursors: Sequence[Cursor], rows: Rows) -> _Leaving:
+        before, held = tuple(cursor.place for cursor in cursors), [cursor.held() for cursor in cursors]
+        return _Leaving(before, held, rows, rows.block.column("partition"), rows.block.column("request"))
+
+    def after(self, n: int) -> tuple[Place, ...]:
+        """Return the places after the first ``n`` rows."""
+        places = []
+        for partition, place in enumerate(self.before):
+            own = np.flatnonzero(self.partitions[:n] == partition)
+            if len(own):
+                last = int(own[-1])
+                seq, due, request = int(self.rows.seq[last]), int(self.rows.due[last]), int(self.requests[last])
+                position = next(number for number, last_seq in self.held[partition] if last_seq >= seq)
+                place = Place(position=position, end=place.end, seq=seq, due=due, request=request)
+            places.append(place)
+        return tuple(places)
 
 
 class SampleReader:
@@ -84,37 +122,28 @@ class SampleReader:
                 missing -= n
                 continue
             for piece in carried:
-                self._take(piece, [len(piece.due)])
+                self._leave(piece, len(piece.due))
             stops = range(missing, n + 1, self._batch_requests)
-            places = self._take(rows, stops)
+            leaving = _Leaving.of(self._cursors, rows)
+            self._leave(rows, stops[-1])
             first = _joined([*carried, _part(rows, 0, missing)])
-            yield Batch(first.block, places[0], int(first.due[-1]))
-            for stop, there in zip(stops[1:], places[1:], strict=True):
-                yield Batch(rows.block.slice(stop - self._batch_requests, stop), there, int(rows.due[stop - 1]))
+            yield Batch(first.block, partial(leaving.after, missing), int(first.due[-1]))
+            for stop in stops[1:]:
+                block = rows.block.slice(stop - self._batch_requests, stop)
+                yield Batch(block, partial(leaving.after, stop), int(rows.due[stop - 1]))
             carried = [_part(rows, stops[-1], n)] if stops[-1] < n else []
             missing = self._batch_requests - (n - stops[-1])
         if carried:
-            after = [self._take(piece, [len(piece.due)])[-1] for piece in carried]
+            for piece in carried:
+                self._leave(piece, len(piece.due))
+            after = tuple(cursor.place for cursor in self._cursors)
             rest = _joined(carried)
-            yield Batch(rest.block, after[-1], int(rest.due[-1]))
+            yield Batch(rest.block, lambda: after, int(rest.due[-1]))
 
-    def _take(self, rows: Rows, stops: Sequence[int]) -> list[tuple[Place, ...]]:
-        """Note that rows leave in batches that end before each of ``stops``; return the places after each."""
-        partitions, requests = rows.block.column("partition"), rows.block.column("request")
-        lasts = {}  # by partition: its last row before each stop, -1 where there is none
-        for cursor in self._cursors:
-            of_partition = np.flatnonzero(partitions[: stops[-1]] == cursor.partition)
-            if len(of_partition):
-                before = np.searchsorted(of_partition, stops) - 1
-                lasts[cursor.partition] = np.where(before < 0, -1, of_partition[before]).tolist()
-        places = []
-        for at in range(len(stops)):
-            for partition, of_stops in lasts.items():
-                last = of_stops[at]
-                if last >= 0 and (at == 0 or last != of_stops[at - 1]):
-                    self._cursors[partition].took(int(rows.seq[last]), int(rows.due[last]), int(requests[last]))
-            places.append(tuple(cursor.place for cursor in self._cursors))
-        return places
+    def _leave(self, rows: Rows, stop: int) -> None:
+        """Note that rows up to ``stop`` leave in batches."""
+        for cursor, place in zip(self._cursors, _Leaving.of(self._cursors, rows).after(stop), strict=True):
+            cursor.move_to(place)
 
     def _merged(self) -> Iterator[Rows]:
         """Yield pieces of the merged sequence: all rows that no row still unread can come before."""

@@ -7,7 +7,7 @@ was shown: labels learned so far were due before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -28,12 +28,18 @@ class ScoreAhead:
     def __init__(
         self, batches: Iterator[Batch], places: Sequence[Place], window_ms: int, held: Sequence[SampleBlock] = ()
     ) -> None:
-        self.places = tuple(places)
+        begin = tuple(places)
+        self._after: Callable[[], tuple[Place, ...]] = lambda: begin
         self._batches = batches
         self._window_ms = window_ms
         self.held = list(held)
         """What was read and not given yet; pieces as they will be given."""
         self._due: int | None = None
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The places after what was read."""
+        return self._after()
 
     def shown_by(self, ts: int) -> list[SampleBlock]:
         """Return the requests with ``ts`` up to the given one (UTC ms) that were not returned before."""
@@ -41,7 +47,7 @@ class ScoreAhead:
             batch = next(self._batches, None)
             if batch is None:
                 break
-            self.places, self._due = batch.places, batch.order_due
+            self._after, self._due = batch.after, batch.order_due
             self.held.append(batch.block)
         shown, held = [], []
         for block in self.held:

@@ -118,6 +118,8 @@ def _add(
     counts: Floats,
 ) -> None:
     last = np.full(len(counts), -1)  # request in which a cell was met last
+    rows_of, positives_of = np.empty(len(counts), np.int64), np.empty(len(counts), np.int64)  # of that request
+    met = np.empty(len(counts), np.int64)
     group_scores, group_labels = np.empty(16, np.float32), np.empty(16, np.uint8)
     for r in range(len(offsets) - 1):
         first, stop = offsets[r], offsets[r + 1]
@@ -125,8 +127,7 @@ def _add(
             cell = request_cells[d, r]
             if cell < 0:
                 continue
-            for i in range(first, stop):
-                _add_row(cell, i, scores, labels, weights, bins, losses, histogram, counts)
+            _add_rows(cell, first, stop, scores, labels, weights, bins, losses, histogram, counts)
             counts[cell, REQUESTS] += 1
             if not np.isnan(ranking[r, AUC]):
                 counts[cell, AUC_SUM] += (stop - first) * ranking[r, AUC]
@@ -134,32 +135,44 @@ def _add(
         if len(candidate_cells) and stop - first > len(group_scores):
             group_scores, group_labels = np.empty(2 * (stop - first), np.float32), np.empty(2 * (stop - first), np.uint8)
         for d in range(len(candidate_cells)):
-            for i in range(first, stop):
-                cell = candidate_cells[d, i]
-                if cell < 0:
-                    continue
-                _add_row(cell, i, scores, labels, weights, bins, losses, histogram, counts)
-                if last[cell] == r:
-                    continue
-                last[cell] = r
-                n, positives = 0, 0
-                for j in range(i, stop):
-                    if candidate_cells[d, j] == cell:
-                        group_scores[n], group_labels[n] = scores[j], labels[j]
-                        positives += labels[j]
-                        n += 1
+            n_met, start = 0, first
+            while start < stop:  # Neighbours are often of one cell.
+                cell, after = candidate_cells[d, start], start + 1
+                while after < stop and candidate_cells[d, after] == cell:
+                    after += 1
+                if cell >= 0:
+                    if last[cell] != r:
+                        last[cell], rows_of[cell], positives_of[cell] = r, 0, 0
+                        met[n_met] = cell
+                        n_met += 1
+                    rows_of[cell] += after - start
+                    positives_of[cell] += _add_rows(
+                        cell, start, after, scores, labels, weights, bins, losses, histogram, counts
+                    )
+                start = after
+            for m in range(n_met):
+                cell = met[m]
+                n = rows_of[cell]
                 counts[cell, REQUESTS] += 1
-                if 0 < positives < n:
+                if 0 < positives_of[cell] < n:
                     # A request that lies in one cell as a whole has the AUC that is known already.
-                    auc = ranking[r, AUC] if n == stop - first else exact_auc(group_scores[:n], group_labels[:n])
+                    auc = ranking[r, AUC]
+                    if n < stop - first:
+                        kept = 0
+                        for i in range(first, stop):
+                            if candidate_cells[d, i] == cell:
+                                group_scores[kept], group_labels[kept] = scores[i], labels[i]
+                                kept += 1
+                        auc = exact_auc(group_scores[:n], group_labels[:n])
                     counts[cell, AUC_SUM] += n * auc
                     counts[cell, AUC_IMPRESSIONS] += n
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _add_row(
+def _add_rows(
     cell: int,
-    i: int,
+    first: int,
+    stop: int,
     scores: npt.NDArray[np.float32],
     labels: npt.NDArray[np.uint8],
     weights: Floats,
@@ -167,9 +180,15 @@ def _add_row(
     losses: Floats,
     histogram: Floats,
     counts: Floats,
-) -> None:
-    histogram[cell, labels[i], bins[i] // _PER_CELL_BIN] += weights[i]
-    counts[cell, LOSS] += weights[i] * losses[i]
-    counts[cell, PREDICTED] += weights[i] * scores[i]
-    counts[cell, IMPRESSIONS] += 1
-    counts[cell, POSITIVES] += labels[i]
+) -> int:
+    """Add neighbouring rows to a cell, one after the other; return how many are positive."""
+    loss, predicted, positives = counts[cell, LOSS], counts[cell, PREDICTED], 0
+    for i in range(first, stop):
+        histogram[cell, labels[i], bins[i] // _PER_CELL_BIN] += weights[i]
+        loss += weights[i] * losses[i]
+        predicted += weights[i] * scores[i]
+        positives += labels[i]
+    counts[cell, LOSS], counts[cell, PREDICTED] = loss, predicted
+    counts[cell, IMPRESSIONS] += stop - first
+    counts[cell, POSITIVES] += positives
+    return positives

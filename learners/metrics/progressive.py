@@ -71,6 +71,7 @@ class Metrics:
         self.options = options or MetricOptions()
         self._total, self._open = Sums(), Sums()
         self._users = UserGroups(self.options.user_rows)
+        self._borrowed = False
         self._window = int(_NO_WINDOW)
         self._first_ts = self._last_ts = 0
         self._closed: deque[Window] = deque(maxlen=self.options.kept_windows)
@@ -100,11 +101,31 @@ class Metrics:
         stop = len(rows) if stop is None else stop
         if start == stop:
             return
+        self._own_users()
         windows = self._windows_of(rows.ts[start:stop])
         cuts = start + np.flatnonzero(np.diff(windows, prepend=windows[0] - 1, append=windows[-1] + 1))
         for first, after in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
             self._advance(int(windows[first - start]))
             self._add_to_window(rows, first, after)
+
+    def counted_alike(self, other: Metrics) -> bool:
+        """Whether both have counted the same, to the last bit, whatever was asked of them since."""
+        mine, of_other = self.state(), other.state()
+        return all(np.array_equal(mine[name], of_other[name]) for name in mine if name != "closed")
+
+    def follow(self, other: Metrics) -> None:
+        """Count what ``other`` has counted since the two had counted alike (:meth:`counted_alike`), without counting it again.
+
+        The rows of the open window are those of ``other`` from then on, not a copy: call this again after each time that it
+        has counted, or count something here. Windows that closed meanwhile are not kept here.
+        """
+        self._total.flat[:], self._open.flat[:] = other._total.flat, other._open.flat
+        self._users, self._borrowed = other._users, True
+        self._window, self._first_ts, self._last_ts = other._window, other._first_ts, other._last_ts
+
+    def _own_users(self) -> None:
+        if self._borrowed:
+            self._users, self._borrowed = UserGroups.from_state(self.options.user_rows, self._users.state()), False
 
     def _windows_of(self, ts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the window of each request by its time, never older than the open one: int64 ``[R]``."""
@@ -151,6 +172,7 @@ class Metrics:
         """
         if other.options != self.options:
             raise MetricError(f"metrics with different options cannot be merged: {self.options} and {other.options}")
+        self._own_users()
         self._advance(other._window)
         if other._window == self._window and other._open.n_requests:
             fresh = self._open.n_requests == 0
@@ -207,7 +229,7 @@ class Metrics:
         """
         self._check_state(state)
         users = {name: state[f"users.{name}"] for name in COLUMNS}
-        self._users = UserGroups.from_state(self.options.user_rows, users)
+        self._users, self._borrowed = UserGroups.from_state(self.options.user_rows, users), False
         self._total, self._open = Sums(np.array(state["total"])), Sums(np.array(state["window"]))
         self._window, self._first_ts, self._last_ts = (int(value) for value in state["position"])
         self._closed.clear()

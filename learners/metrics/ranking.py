@@ -11,15 +11,17 @@ import numpy.typing as npt
 
 AUC, RECIPROCAL_RANK, HIT_1, HIT_3, HIT_5 = range(5)
 """Columns of :func:`rank_requests`."""
-PAIRS_BELOW = 256
-"""Up to so many (positive, negative) pairs counting them is faster than sorting."""
+FEW = 16
+"""Up to so many candidates a plain loop over (positive, negative) pairs is fastest."""
+POSITIVES_BELOW = 64
+"""Up to so many positives counting the pairs in vectors is faster than sorting."""
 
 
 @numba.njit(cache=True, nogil=True)
 def exact_auc(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
     """Return the share of (positive, negative) pairs in the right order, a tie counting half; NaN without both labels.
 
-    Both ways to count give the same bits: a count of halves is exact in float64.
+    All ways to count give the same bits: a count of halves is exact in float64.
 
     Args:
         scores: ``[N]``.
@@ -31,13 +33,15 @@ def exact_auc(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) ->
     pairs = positives * (n - positives)
     if pairs == 0:
         return np.nan
-    if pairs <= PAIRS_BELOW:
+    if n <= FEW:
+        return _wins_of_few(scores, labels) / pairs
+    if positives <= POSITIVES_BELOW:
         return _wins_by_pairs(scores, labels) / pairs
     return _wins_by_sorting(scores, labels) / pairs
 
 
 @numba.njit(cache=True, nogil=True)
-def _wins_by_pairs(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
+def _wins_of_few(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
     wins = 0.0
     for i in range(len(scores)):
         if labels[i]:
@@ -48,6 +52,18 @@ def _wins_by_pairs(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8
                     elif scores[i] == scores[j]:
                         wins += 0.5
     return wins
+
+
+@numba.njit(cache=True, nogil=True)
+def _wins_by_pairs(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
+    halves = 0
+    for i in range(len(scores)):
+        if labels[i]:
+            of_row = np.int32(0)  # Without a branch and in small numbers, so that it is counted in vectors.
+            for j in range(len(scores)):
+                of_row += (np.int32(scores[i] > scores[j]) + np.int32(scores[i] >= scores[j])) * np.int32(1 - labels[j])
+            halves += int(of_row)
+    return halves * 0.5
 
 
 @numba.njit(cache=True, nogil=True)

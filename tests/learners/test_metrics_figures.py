@@ -84,6 +84,19 @@ def test_ranking_figures_equal_brute_force(requests: Rows) -> None:
         assert figures[name] == pytest.approx(value, nan_ok=True, abs=1e-12), name
 
 
+@pytest.mark.parametrize(("n", "positives"), [(16, 3), (17, 3), (17, 16), (300, 1), (300, 64), (300, 65), (300, 299)])
+def test_auc_of_one_request_is_the_same_to_the_last_bit_however_many_pairs(n: int, positives: int) -> None:
+    rng = np.random.default_rng(n + positives)
+    scores = np.round(rng.random(n), 1).astype(np.float32)  # many ties
+    labels = rng.permutation((np.arange(n) < positives).astype(np.float32))
+    higher = scores[labels == 1][:, None] - scores[labels == 0]
+    pairs = positives * (n - positives)
+    expected = float((higher > 0).sum() + 0.5 * (higher == 0).sum()) / pairs
+    metrics = Metrics()
+    metrics.update(scores, labels, np.array([0, n]), np.array([7]), np.array([0]))
+    assert metrics.figures()["gauc"] == n * expected / n
+
+
 def large(mean: float, spread: float, n: int = 60_000, seed: int = 0) -> Columns:
     rng = np.random.default_rng(seed)
     scores = (1 / (1 + np.exp(-rng.normal(mean, spread, n)))).astype(np.float32)

@@ -241,3 +241,30 @@ def test_a_set_refuses_other_slices() -> None:
         metrics.update(**stream(3))
     with pytest.raises(MetricError, match="use the same slices"):
         MetricSet().load_state(metrics.state())
+
+
+@pytest.mark.parametrize("options", [MetricOptions(window_ms=1000), MetricOptions(window_requests=37, user_rows=50)])
+def test_metrics_that_follow_others_are_those_that_count_the_same(options: MetricOptions) -> None:
+    data = stream(400)
+    live, follower, counting = Metrics(options), Metrics(options), Metrics(options)
+    assert follower.counted_alike(live)
+    for start, stop in itertools.pairwise([0, 60, 61, 180, 300]):
+        live.update(**part(data, start, stop))
+        live.window_figures()
+        counting.update(**part(data, start, stop))
+        counting.window_figures()
+        assert not follower.counted_alike(live)
+        follower.follow(live)
+        assert follower.counted_alike(live)
+        assert state_bytes(follower) == state_bytes(counting)
+    follower.update(**part(data, 300, 350))  # From here on it counts by itself, and what it followed does not change.
+    counting.update(**part(data, 300, 350))
+    live.update(**part(data, 350, 400))
+    assert state_bytes(follower) == state_bytes(counting)
+    alone = Metrics(options)
+    alone.update(**pick(data, np.concatenate([np.arange(300), np.arange(350, 400)])))
+    assert state_bytes(live) == state_bytes(alone)
+
+
+def state_bytes(metrics: Metrics) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in metrics.state().items() if name != "closed"}

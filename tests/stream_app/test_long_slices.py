@@ -1,0 +1,42 @@
+"""Threads behind a step: the scheduler is told, and nothing else of them changes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import threading
+
+import pytest
+
+from stream_app.long_slices import SLICE_NS, SchedAttr, take_long_slices
+
+GETATTR = {"x86_64": 315, "aarch64": 275}
+
+
+def _asked() -> tuple[int, int, int]:
+    """Return policy, nice value and slice (ns) of the calling thread."""
+    attr = SchedAttr(ctypes.sizeof(SchedAttr))
+    assert ctypes.CDLL(None).syscall(GETATTR[platform.machine()], 0, ctypes.byref(attr), ctypes.sizeof(attr), 0) == 0
+    return attr.policy, attr.nice, attr.runtime
+
+
+@pytest.mark.skipif(platform.system() != "Linux" or platform.machine() not in GETATTR, reason="Linux has slices")
+def test_a_thread_has_long_slices_and_hands_them_on_and_others_do_not() -> None:
+    mine, found = _asked(), []
+
+    def behind() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 3)
+        take_long_slices()
+        found.append(_asked())
+        begun = threading.Thread(target=lambda: found.append(_asked()))
+        begun.start()
+        begun.join()
+
+    thread = threading.Thread(target=behind)
+    thread.start()
+    thread.join()
+    release = tuple(int(part) for part in platform.release().split(".")[:2])
+    slice_ns = SLICE_NS if release >= (6, 12) else found[0][2]
+    assert found == [(mine[0], 3, slice_ns)] * 2
+    assert _asked() == mine
