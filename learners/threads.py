@@ -80,19 +80,22 @@ class Team:
             BaseException: what the call has raised in a thread, or ``meanwhile``; nobody is at a task then.
         """
 
+        if self.n == 1:
+            if meanwhile is not None:
+                meanwhile()  # first: what it needs is in cache still
+            work(claims.DONE)
+            return
+
         def own() -> None:
             try:
                 if meanwhile is not None:
-                    work(claims.BUSY if self.n > 1 else claims.DONE)
+                    work(claims.BUSY)
                     meanwhile()
                 work(claims.DONE)
             except BaseException:
                 claims.stop(counts)
                 raise
 
-        if self.n == 1:
-            own()
-            return
         tasks = [partial(_told, work, counts)] * (self.n - 1)
         _beside(_Job(tasks, lambda: claims.settled(counts, sizes)), self.n - 1, own)
 
