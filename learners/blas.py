@@ -95,8 +95,11 @@ def _pointer_compiled(typing_context: Any, address: Any) -> Any:
     return _types.CPointer(_types.float32)(_types.int64), lower
 
 
+_NOTHING = ctypes.c_float()
+
+
 def _pointer_python(address: int) -> Any:
-    return ctypes.cast(int(address), ctypes.POINTER(ctypes.c_float))
+    return ctypes.cast(int(address) or ctypes.addressof(_NOTHING), ctypes.POINTER(ctypes.c_float))  # no rows lie nowhere
 
 
 _pointer: Callable[[int], Any] = _pointer_python if _numba.config.DISABLE_JIT else cast(Any, intrinsic(_pointer_compiled))

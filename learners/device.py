@@ -35,7 +35,7 @@ def plain() -> Iterator[None]:
 
 
 def place(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
-    """Return an array as a tensor on a device: on the CPU the array itself, on a GPU a copy by way of page-locked memory, for
-    which the caller does not wait. torch keeps that memory until the copy is done."""
+    """Return an array of a step as a tensor on a device: on the CPU the array itself, on a GPU a copy by way of page-locked
+    memory, for whose transfer nobody waits here. torch keeps that memory for the next one: nothing large goes this way."""
     here = torch.from_numpy(array)
     return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)

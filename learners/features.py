@@ -51,7 +51,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Widths of the hidden layers of the network on top."""
     products: Literal["float32", "bfloat16"] = "float32"
     """In what that network multiplies. bfloat16, of 8 bits of precision, is faster; without a GPU it needs a processor that has
-    it (AVX512_BF16). Weights, sums and all else stay float32."""
+    it (AVX512_BF16). Weights, sums and all else stay float32; on a GPU what comes out of a layer is rounded too."""
     rate: float = 1e-3
     """Adam's learning rate, for layers."""
     table_rate: float = 0.1

@@ -7,7 +7,7 @@ neighbours, the first in the lower half of a word:
 - by row, ``x [M, K]``: neighbours in a row, words ``[M, P']``, ``P'`` = :func:`row_words` of ``K``;
 - by pairs of rows, ``x [K, N]``: one below the other, words ``[ceil(K / 2), N']``, ``N'`` = :func:`padded` ``N``.
 
-What is behind the last column, and below the last of an odd number of rows, is 0.
+What is behind the last column (but for :func:`turned`, which leaves it), and below the last of an odd number of rows, is 0.
 """
 
 from __future__ import annotations

@@ -38,9 +38,10 @@ LEAST = mlp_ranges.BLOCK
 """A range has a multiple of so many candidates, but for the last: with fewer, its calls cost more than what they compute. And
 blocks begin at the same candidates whatever the cut, so that scores have the same bits for any number of ranges."""
 
-BUSY = 0.25
-"""What the caller does meanwhile, in layers of so many of the candidates: EGIN's edges and their loss are about an eighth, to
-prepare the next block another one. One range more, for whoever comes first, would cost zeros and sums of its own."""
+HEAD_START = 0.25
+"""How much larger than an equal one the others' ranges are where the caller does something else meanwhile: EGIN's edges and
+their loss take about as long as the layers of an eighth of the candidates. One range more, for whoever comes first, would cost
+zeros and sums of its own."""
 
 
 class Model(NamedTuple):
@@ -83,7 +84,7 @@ def learned(
         tensors: as of :func:`logits`.
         labels: ``y``, float32 ``[C]``.
         weights: ``w``, float32 ``[C]``.
-        meanwhile: of :meth:`learners.threads.Team.run`.
+        meanwhile: of :meth:`learners.threads.Team.share`.
     """
     tape, dense = recording(), tensors[: len(plan.widths)]
     n = len(plan.taken)
@@ -158,7 +159,7 @@ def _cut(threads: Team, n: int, busy: float = 0.0) -> list[slice]:
     Args:
         threads: they are for.
         n: see above.
-        busy: as :data:`BUSY`: the last range, which the caller comes to late, is so much smaller than the others.
+        busy: as :data:`HEAD_START`: the last range, which the caller comes to late, is so much smaller than the others.
     """
     units = -(-n // LEAST)
     parts = max(1, min(threads.n, units))
@@ -190,7 +191,7 @@ def _learned(
     """Go forward and back; return the logits, and the gradients by the tensors; those by the weights are written to ``of``."""
     first, weights, out = entry.first, entry.weights, torch.empty(len(entry.plan.taken))
     wanted = Wanted(entry, needed)
-    ranges = _cut(threads, len(out), BUSY if meanwhile is not None else 0.0)
+    ranges = _cut(threads, len(out), HEAD_START if meanwhile is not None else 0.0)
     shapes = weights.hidden.packed.shape, first.bias.shape, first.w.shape, first.both.shape, first.contribution.shape
     sums = Sums(*room.arrays([(len(ranges), *shape) for shape in shapes]))
     bounds = np.array([0, *(rows.stop for rows in ranges)])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from learners.blas import matrix_at, product
 
-__all__ = ["add_weights", "part_backward", "part_forward", "parts_of", "shared_backward", "shared_forward"]
+__all__ = ["add_weights", "part_backward", "part_forward", "parts_of"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -31,16 +31,21 @@ def parts_of(
     rows and the gradients do.
 
     Args:
-        rows: of each, ``[U, d]``, in one piece.
+        rows: of each, float32 ``[U, d]``, in one piece.
         n_taken: so many of each, the first ones, are taken.
         columns: of the weight, where each one's begin.
         has_request: whether the last part is the request's, which has a weight of its own.
+
+    Raises:
+        ValueError: a part has fewer rows than are taken of it, or is not float32: kernels would read what is not its own.
     """
     table: list[int] = []
     gradients: list[Floats] = []
     first, last = 0, len(rows) - 1
     for j, (own, n, column) in enumerate(zip(rows, n_taken, columns, strict=True)):
         height, width = own.shape
+        if n > height or own.dtype is not torch.float32:
+            raise ValueError(f"shared part {j} has {height} rows of {own.dtype}, of which {n} are taken as torch.float32")
         of_own = torch.empty(height, width)  # from a cache line on: the bits of a product depend on where its factors begin
         gradients.append(of_own.numpy())
         table += (own.data_ptr(), of_own.data_ptr(), n, height, width, column, has_request and j == last, first)

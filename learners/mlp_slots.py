@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from learners.blas import SGEMM, product
+from learners.blas import product
 from learners.flat import LINE
 from learners.lanes import dot
 
@@ -29,8 +29,6 @@ __all__ = [
     "enter_slots",
     "enter_slots_backward",
     "occurring",
-    "slots_backward",
-    "slots_forward",
 ]
 
 Floats = npt.NDArray[np.float32]
@@ -97,31 +95,6 @@ def occurring(bins: Ints, positions: Ints, n_bins: int, first_position: int, n_r
     return Occurring(rows[: ends[k]], ends)
 
 
-def slots_forward(table: Floats, w: Floats, pairs: Occurring, contribution: Floats) -> None:
-    """Write what the rows of ``table [T, d]`` contribute in the slots they occur in to ``contribution [T, k W]``, of the slots'
-    weights ``w [W, k d]``; what other pairs have there stays."""
-    n = len(pairs.rows)
-    taken, made = _scratch((n, table.shape[1]), (n, len(w)))
-    _forward(SGEMM, table, w, pairs.rows, pairs.ends, taken, made, contribution)
-
-
-def slots_backward(table: Floats, w: Floats, pairs: Occurring, of_slots: Floats, of_table: Floats, of_w: Floats) -> None:
-    """Go back through :func:`slots_forward`.
-
-    Args:
-        table: as forward.
-        w: as forward.
-        pairs: as forward.
-        of_slots: gradients by the contributions, ``[ranges, T, k W]``, summed in their order; those of pairs that do not occur
-            are not read.
-        of_table: takes the gradient of the table.
-        of_w: takes that of ``w``.
-    """
-    n, wide, width = len(pairs.rows), w.shape[1], len(w)
-    taken, grad, turned, of_turned = _scratch((n, table.shape[1]), (n, width), (wide, width), (wide, width))
-    _backward(SGEMM, table, w, pairs.rows, pairs.ends, of_slots, taken, grad, turned, of_turned, of_table, of_w)
-
-
 def _scratch(*shapes: tuple[int, int]) -> list[Floats]:
     """Return matrices from a cache line on each: the bits of a product depend on where its factors lie."""
     ends = list(itertools.accumulate((-(-n * width // LINE) * LINE for n, width in shapes), initial=0))
@@ -131,7 +104,14 @@ def _scratch(*shapes: tuple[int, int]) -> list[Floats]:
 
 @numba.njit(cache=True, nogil=True)
 def enter_slots(sgemm: int, of: SlotRows, w_first: Floats, contribution: Floats) -> None:
-    """Do what :func:`slots_forward` does, for kernels: of the columns of ``w_first`` that are the slots', to ``[T k, W]``."""
+    """Write what the rows of :attr:`SlotRows.table` contribute in the slots that they occur in; other pairs keep theirs.
+
+    Args:
+        sgemm: of :func:`learners.blas.product`.
+        of: the rows.
+        w_first: its columns from :attr:`SlotRows.column` on are the slots' weights.
+        contribution: ``[T k, W]``.
+    """
     table, w, k = of.table, _own_weights(of, w_first), len(of.ends) - 1
     out = contribution.reshape(len(table), k * len(w))
     _forward(sgemm, table, w, of.rows, of.ends, of.taken, of.made, out)
@@ -139,8 +119,16 @@ def enter_slots(sgemm: int, of: SlotRows, w_first: Floats, contribution: Floats)
 
 @numba.njit(cache=True, nogil=True)
 def enter_slots_backward(sgemm: int, of: SlotRows, w_first: Floats, of_slots: Floats, of_first: Floats) -> None:
-    """Do what :func:`slots_backward` does, for kernels: of gradients ``[ranges, T k, W]``, into :attr:`SlotRows.of_table` and
-    the slots' columns of ``of_first``."""
+    """Go back through :func:`enter_slots`, into :attr:`SlotRows.of_table` and the slots' columns of ``of_first``.
+
+    Args:
+        sgemm: as forward.
+        of: as forward.
+        w_first: as forward.
+        of_slots: gradients by the contributions, ``[ranges, T k, W]``, summed in their order; those of pairs that do not occur
+            are not read.
+        of_first: takes the gradient by ``w_first``, in the slots' columns.
+    """
     table, w, k = of.table, _own_weights(of, w_first), len(of.ends) - 1
     by_row = of_slots.reshape(len(of_slots), len(table), k * len(w))
     given = sgemm, table, w, of.rows, of.ends, by_row, of.taken, of.made, of.turned, of.of_turned, of.of_table

@@ -9,18 +9,17 @@ more than the task it is at; what a task computes depends on the cut alone, so r
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
 
 from learners import claims
+from learners.torch_threads import set_own_threads
 
 __all__ = ["Task", "Team", "held", "team"]
 
@@ -153,12 +152,12 @@ def held() -> Iterator[None]:
         yield
         return
     try:
-        _set_own(1)
+        set_own_threads(1)
         _held.n = n
         yield
     finally:
         vars(_held).pop("n", None)
-        _set_own(n)
+        set_own_threads(n)
 
 
 _held = threading.local()
@@ -170,37 +169,7 @@ def _set(n: int) -> None:
     if hasattr(_held, "n"):
         _held.n = n
     else:
-        _set_own(n)
-
-
-def _set_own(n: int) -> None:
-    """Set how many threads torch has in the calling thread."""
-    torch.get_num_threads()  # a thread takes the process's setting when it first asks, and keeps its own from then on
-    _set_asked(n)
-
-
-def _setter() -> Callable[[int], object]:
-    """Return what sets how many threads torch has in the calling thread, once that has asked for it.
-
-    ``torch.set_num_threads`` does that and sets what threads have that use torch for the first time from then on, which they
-    keep: one that begins while another is inside a team would have one thread for good. So this does what torch does of it for
-    the calling thread alone (ATen/ParallelOpenMP.cpp), where its library shows how.
-    """
-    backends: Any = torch.backends  # torch's own tools are written without types
-    folder = Path(torch.__file__).parent / "lib"
-    for path in (folder / "libtorch_cpu.so", folder / "libtorch_cpu.dylib"):
-        if backends.openmp.is_available() and path.exists():
-            library = ctypes.PyDLL(str(path))  # its own functions, or of a library that it loads
-            openmp: Any = getattr(library, "omp_set_num_threads", None)
-            mkl: Any = getattr(library, "MKL_Set_Num_Threads_Local", None)
-            if openmp is not None and mkl is not None:
-                return lambda n: (openmp(n), mkl(n))
-            if openmp is not None and not backends.mkl.is_available():
-                return lambda n: openmp(n)
-    return torch.set_num_threads
-
-
-_set_asked = _setter()
+        set_own_threads(n)
 
 
 class _Job:
@@ -224,13 +193,14 @@ class _Job:
 
     def work(self) -> None:
         """Take tasks until none is left."""
+        tasks, results = self._tasks, self._results  # the caller may go on, and let go of them, once a task has settled its job
         while True:
             try:
                 at = self._open.pop()
             except IndexError:
                 return
             try:
-                self._results[at] = self._tasks[at]()
+                results[at] = tasks[at]()
             except BaseException as error:  # the caller raises it
                 self._errors[at] = error
 
@@ -290,7 +260,7 @@ class _Pool:
 
 
 def _wait_for(jobs: SimpleQueue[_Job], ready: threading.Event) -> None:
-    _set_own(1)
+    set_own_threads(1)
     torch.set_grad_enabled(False)
     ready.set()
     while True:

@@ -42,8 +42,12 @@ def take_long_slices() -> None:
     Linux takes it from 6.12 on; elsewhere nothing happens.
     """
     number = _CALLS.get(platform.machine())
-    if number is None or platform.system() != "Linux" or os.sched_getscheduler(0) not in (os.SCHED_OTHER, os.SCHED_BATCH):
+    if number is None or platform.system() != "Linux":
         return
-    nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    attr = SchedAttr(ctypes.sizeof(SchedAttr), os.sched_getscheduler(0), 0, nice, 0, SLICE_NS, 0, 0)
-    ctypes.CDLL(None).syscall(number, 0, ctypes.byref(attr), 0)  # A sandbox may refuse: then all stays as it was.
+    try:
+        policy, nice = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    except OSError:
+        return  # A sandbox refuses to say: then all stays as it was.
+    if policy in (os.SCHED_OTHER, os.SCHED_BATCH):
+        attr = SchedAttr(ctypes.sizeof(SchedAttr), policy, 0, nice, 0, SLICE_NS, 0, 0)
+        ctypes.CDLL(None).syscall(number, 0, ctypes.byref(attr), 0)  # It may be refused as well.

@@ -38,10 +38,10 @@ def prefetch(items: Iterable[Item], profile: Profile, depth: int = 4, at_once: i
         room.put(None)
 
     def make() -> None:
-        take_long_slices()
         made: list[Item] = []
         ended = _Ended(None)
         try:
+            take_long_slices()
             for item in items:
                 made.append(item)
                 if len(made) == at_once:

@@ -199,9 +199,10 @@ class Trainer:
     def _learn(self, batch: LiveBatch) -> None:
         if self.items is not None:
             self.items.advance(batch.order_due)
+        n = batch.block.n_candidates  # what was decoded is let go of as it is learned
         self.learn(batch.block)
         self.places, self.ts = batch.places, max(self.ts, batch.order_due)
-        self._rates.count(batch.block.n_candidates)
+        self._rates.count(n)
         if self._folder is not None and self.config.train.record_order:
             self._folder.append_order(encode_step(batch.taken, self.items.positions if self.items else ()))
 

@@ -98,4 +98,4 @@ class Columns:
         """Write rows of all columns."""
         at = rows if isinstance(rows, slice) else place(rows, self.device).long()
         for name, column in self._tensors.items():
-            column[at] = place(np.array(values[name]), self.device)
+            column[at] = torch.from_numpy(np.array(values[name])).to(self.device)

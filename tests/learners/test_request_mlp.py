@@ -24,6 +24,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from learners import mlp_entry, mlp_passes, mlp_ranges, mlp_slots, request_mlp
 from learners.batch import Batch
+from learners.blas import SGEMM
 from learners.checks import random_block
 from learners.click_loss import click_loss
 from learners.crossed import crossed, crossed_plain
@@ -360,9 +361,11 @@ def test_scores_have_the_same_bits_for_any_number_of_ranges() -> None:
 
 
 def test_who_does_something_else_before_has_the_smaller_range() -> None:
-    assert mlp_passes._cut(Team(2), 1000, mlp_passes.BUSY) == [slice(0, 640), slice(640, 1000)]
+    assert mlp_passes._cut(Team(2), 1000, mlp_passes.HEAD_START) == [slice(0, 640), slice(640, 1000)]
     assert mlp_passes._cut(Team(2), 1000) == [slice(0, 512), slice(512, 1000)]
-    for n, threads, busy in itertools.product([0, 1, 127, 128, 129, 300, 1000, 5000], range(1, 9), [0.0, mlp_passes.BUSY, 2.0]):
+    for n, threads, busy in itertools.product(
+        [0, 1, 127, 128, 129, 300, 1000, 5000], range(1, 9), [0.0, mlp_passes.HEAD_START, 2.0]
+    ):
         ranges = mlp_passes._cut(Team(threads), n, busy)
         assert [part for rows in ranges for part in range(rows.start, rows.stop)] == list(range(n))
         assert len(ranges) <= threads
@@ -418,7 +421,8 @@ def test_pairs_of_slot_and_row_that_occur_contribute_and_learn_as_all_would(
     own = w[:, 2 : 2 + k * dim]
     expected = torch.einsum("td,wkd->tkw", table, own.reshape(width, k, dim))
     found = np.full((n_rows, k * width), np.nan, np.float32)
-    mlp_slots.slots_forward(table.detach().numpy(), own.detach().numpy(), pairs, found)
+    rows = mlp_slots.SlotRows.of(table.detach().numpy(), pairs, 2, width, k * dim)
+    mlp_slots.enter_slots(SGEMM, rows, w.detach().numpy(), found.reshape(-1, width))
     by_pair = found.reshape(n_rows, k, width)
     np.testing.assert_allclose(by_pair[occurs], expected.detach().numpy()[occurs], rtol=1e-4, atol=1e-5)
     assert np.isnan(by_pair[~occurs]).all()
@@ -429,8 +433,8 @@ def test_pairs_of_slot_and_row_that_occur_contribute_and_learn_as_all_would(
     of_slots[:, ~occurs] = np.nan
     torch.autograd.backward(expected, torch.from_numpy(np.nan_to_num(of_slots).sum(0)))
     of_table, of_w = np.empty((n_rows, dim), np.float32), np.zeros((width, k * dim + 3), np.float32)
-    by_range = of_slots.reshape(n_ranges, n_rows, k * width)
-    mlp_slots.slots_backward(table.detach().numpy(), own.detach().numpy(), pairs, by_range, of_table, of_w[:, 2 : 2 + k * dim])
+    by_range = of_slots.reshape(n_ranges, n_rows * k, width)
+    mlp_slots.enter_slots_backward(SGEMM, rows._replace(of_table=of_table), w.detach().numpy(), by_range, of_w)
     assert table.grad is not None
     assert w.grad is not None
     np.testing.assert_allclose(of_table, table.grad, rtol=1e-3, atol=1e-4)

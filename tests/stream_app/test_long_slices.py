@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import threading
 
 import pytest
 
 from stream_app.long_slices import SLICE_NS, SchedAttr, take_long_slices
+from stream_app.prefetch import prefetch
+from stream_app.profile import Profile
 
 GETATTR = {"x86_64": 315, "aarch64": 275}
 
@@ -36,7 +39,17 @@ def test_a_thread_has_long_slices_and_hands_them_on_and_others_do_not() -> None:
     thread = threading.Thread(target=behind)
     thread.start()
     thread.join()
-    release = tuple(int(part) for part in platform.release().split(".")[:2])
-    slice_ns = SLICE_NS if release >= (6, 12) else found[0][2]
+    release = [int(part) for part in re.findall(r"\d+", platform.release())[:2]]
+    slice_ns = SLICE_NS if release >= [6, 12] else found[0][2]
     assert found == [(mine[0], 3, slice_ns)] * 2
     assert _asked() == mine
+
+
+def test_where_the_system_refuses_all_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object) -> int:
+        raise PermissionError("refused")
+
+    for name in ("sched_getscheduler", "getpriority"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refused)
+            assert list(prefetch(range(5), Profile())) == [0, 1, 2, 3, 4]
