@@ -18,6 +18,7 @@ from numba import extending
 from numba.core import types
 
 from learners.blas import product
+from learners.flat import LINE
 from learners.halves import Words, by_pairs, by_row, by_row_and_pairs, padded, row_words, turned
 from learners.mlp_hidden import Hidden, linear
 from learners.products16 import product16
@@ -26,11 +27,10 @@ from learners.products16 import product16
 _extending: Any = extending
 _types: Any = types
 
-__all__ = ["Halves", "down", "halves", "up"]
+__all__ = ["Halves", "down", "halves", "room", "up"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-LINE = 16  # words in a cache line
 
 
 class Halves(NamedTuple):
@@ -84,13 +84,13 @@ def _halves(address: int, hidden: Hidden, w: Floats, wanted: Floats, block: int)
         up_at[layer + 1] = up_at[layer] + _words(below, widths[layer])
         down_at[layer + 1] = down_at[layer] + _words(widths[layer], back)
     widest, tallest = max(into, widths.max()), max(block, widths.max())
-    up, down = _room(up_at[n]), _room(down_at[n])
-    rows, pairs = _room(tallest * row_words(widest)), _words(block, widest)
+    up, down = room(up_at[n]), room(down_at[n])
+    rows, pairs = room(tallest * row_words(widest)), _words(block, widest)
     for layer in range(n):
         of_layer = linear(hidden.packed, widths, layer - 1)[0] if layer else w
         turned(of_layer, rows, up[up_at[layer] : up_at[layer + 1]])
         by_pairs(of_layer if layer else wanted, down[down_at[layer] : down_at[layer + 1]])
-    return Halves(address, up, up_at, down, down_at, rows, _room(pairs), _room(pairs))
+    return Halves(address, up, up_at, down, down_at, rows, room(pairs), room(pairs))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -100,11 +100,11 @@ def _words(n: int, width: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _room(n: int) -> Words:
+def room(n: int) -> Words:
     """Return so many words from a cache line on: otherwise every vector lies in two of them."""
-    room = np.empty(n + LINE, np.int32)
-    start = -(room.ctypes.data // 4) % LINE
-    return room[start : start + n]
+    words = np.empty(n + LINE, np.int32)
+    start = -(words.ctypes.data // 4) % LINE
+    return words[start : start + n]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -19,7 +19,7 @@ from learners.click_loss import cross_entropy, of_click
 from learners.lanes import dot
 from learners.mlp_hidden import Hidden, linear, vectors
 from learners.mlp_kernels import enter, enter_backward, normalise, normalise_backward
-from learners.mlp_products import Halves, down, halves, up
+from learners.mlp_products import Halves, down, halves, room, up
 
 __all__ = ["BLOCK", "First", "Hidden", "Loss", "Sums", "learn", "score"]
 
@@ -27,7 +27,6 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 BLOCK = 128
 """Candidates at a time: what is made of them on the way up stays in cache for the way down."""
-LINE = 16  # floats in a cache line
 
 
 class First(NamedTuple):
@@ -89,10 +88,7 @@ def _scratch(widths: Ints, rows: int) -> Floats:
 
     It begins at a cache line, as do its rows where a width allows: otherwise every vector lies in two of them.
     """
-    n = 3 * rows * widths.sum()
-    room = np.empty(n + LINE, np.float32)
-    start = -(room.ctypes.data // 4) % LINE
-    return room[start : start + n].reshape(3, -1)
+    return room(3 * rows * widths.sum()).view(np.float32).reshape(3, -1)
 
 
 @numba.njit(cache=True, nogil=True)
