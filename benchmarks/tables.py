@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -32,6 +31,7 @@ from learners.checkpoint.background import StateCopy
 from learners.checkpoint.tensors import write_tensors
 from learners.tables import EmbeddingTable, TableConfig, probing
 from learners.tables.index import State
+from negative_queues.kernels import kernel
 
 DIM, BATCH, REPEATS, FILLED_BY, COPIES = 16, 20_000, 15, 100_000, 7
 SHARES = (0.01, 0.1, 0.3, 0.5, 0.6, 1.0)
@@ -110,7 +110,7 @@ def peers(n_rows: int, ids: torch.Tensor, grad: torch.Tensor) -> dict[str, Calla
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def read_both(slots: Any, keys: Any, at: Any, rows: Any, out: Any) -> None:
     """Read a slot and a key per look-up; no read waits for another."""
     for i in range(len(at)):

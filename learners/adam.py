@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from learners.flat import Flat
+from negative_queues.kernels import kernel
 
 __all__ = ["DenseAdam"]
 
@@ -105,7 +105,7 @@ class _Moments(NamedTuple):
     """Where each parameter begins and ends, ``[P, 2]``."""
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # a check for division by zero would keep the loop out of vector code
+@kernel(error_model="numpy")  # a check for division by zero would keep the loop out of vector code
 def _update(weight: Floats, first: Floats, second: Floats, steps: Floats, places: Ints, grad: Floats, rate: float) -> None:
     for p in range(len(steps)):
         steps[p] += np.float32(1)

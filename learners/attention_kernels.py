@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +24,7 @@ from learners.attention_lanes import (
 )
 from learners.batch import Offsets
 from learners.lanes import dot
+from negative_queues.kernels import kernel
 
 __all__ = [
     "Columns",
@@ -78,7 +78,7 @@ class Halves(NamedTuple):
     """``W_k k``, ``[M, W]``."""
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def gather(columns: Columns, offset: int, targets: Offsets, entries: Offsets, met: Met, first: int, last: int) -> None:
     """Write the columns, which begin at ``offset``, of those of some requests that meet; both offsets are those of all."""
     end = offset + columns.targets.shape[1]
@@ -91,7 +91,7 @@ def gather(columns: Columns, offset: int, targets: Offsets, entries: Offsets, me
             copy(met.k[to + i, offset:end], columns.entries[columns.past[come + i]])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def scatter(
     columns: Columns, offset: int, targets: Offsets, entries: Offsets, grads: Met, of_targets: Floats, of_entries: Floats
 ) -> None:
@@ -108,7 +108,7 @@ def scatter(
             add(row, row, grads.k[come + i, offset:end])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def meet(met: Met, halves: Halves, first: int, last: int, both: Floats, hidden: Floats, anew: bool) -> None:
     """Write ``q * k`` of every pair of some requests, ``[P, T]``; if ``hidden [P, W]`` is made anew, the sum of its halves."""
     pair = 0
@@ -121,7 +121,7 @@ def meet(met: Met, halves: Halves, first: int, last: int, both: Floats, hidden: 
         pair = own.stop
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def weigh(
     met: Met,
     hidden: Floats,
@@ -151,7 +151,7 @@ def weigh(
         pair = own.stop
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def enter(
     met: Met, targets: Offsets, interest: Floats, grad: Floats, first: int, last: int, of_interest: Floats, of_target: Floats
 ) -> None:
@@ -164,7 +164,7 @@ def enter(
         cross(of_interest[now], of_target[now], of_both[:, :dim], of_both[:, dim:], rows[:, :dim], met.q[now])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def unweigh_pairs(
     met: Met,
     of_interest: Floats,
@@ -193,7 +193,7 @@ def unweigh_pairs(
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def divide_pairs(
     met: Met, of_interest: Floats, weight: Floats, of_both: Floats, first: int, last: int, of_target: Floats, of_entry: Floats
 ) -> None:

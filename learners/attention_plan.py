@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.batch import Offsets
 from learners.flat import LINE
+from negative_queues.kernels import kernel
 
 __all__ = ["PAIRS", "Plan", "Work", "lines", "plan_in", "planned", "work"]
 
@@ -68,13 +68,13 @@ PARTS, BACK = len(Work._fields), Work._fields.index("by_query")
 """Parts of it, and the first one that only the way back writes."""
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def lines(n: int) -> int:
     """Return ``n`` numbers in whole cache lines: the bits of a product depend on where its factors begin."""
     return -(-n // LINE) * LINE
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def plan_in(numbers: Ints, n_requests: int) -> Plan:
     """Return the plan in the numbers of :func:`planned`."""
     met = 2 + 2 * (numbers[0] + 1)
@@ -82,13 +82,13 @@ def plan_in(numbers: Ints, n_requests: int) -> Plan:
     return Plan(numbers[2:met].reshape(-1, 2), numbers[met:layout].reshape(2, -1), numbers[layout:].reshape(-1, 3))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _part(made: Floats, plan: Plan, at: int) -> Floats:
     start, rows, columns = plan.layout[at]
     return made[start : start + rows * columns].reshape(rows, columns)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def work(made: Floats, plan: Plan) -> Work:
     """Return the parts of the array."""
     first = _part(made, plan, 0), _part(made, plan, 1), _part(made, plan, 2), _part(made, plan, 3), _part(made, plan, 4)
@@ -97,7 +97,7 @@ def work(made: Floats, plan: Plan) -> Work:
     return Work(*first, *second, *third)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def planned(
     targets: Offsets, entries: Offsets, dim: int, width: int, n_weights: int, parts: int, least: int, kept: int, learn: bool
 ) -> Ints:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -32,6 +31,7 @@ from learners.batch import Offsets
 from learners.blas import product
 from learners.flat import LINE
 from learners.lanes import dot
+from negative_queues.kernels import kernel
 
 __all__ = ["Given", "backward", "forward", "settle"]
 
@@ -69,7 +69,7 @@ class _Unit(NamedTuple):
     """``[1]``."""
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _unit(flat: Floats, dim: int, width: int) -> _Unit:
     """Return the parts of :class:`learners.flat.Flat`'s array."""
     matrix, vector = lines(dim * width), lines(width)
@@ -86,7 +86,7 @@ def _unit(flat: Floats, dim: int, width: int) -> _Unit:
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _run(met: Met, start: int, last: int) -> tuple[int, int]:
     """Return where a run of at most :data:`PAIRS` pairs, or of one request that has more, ends, and how many it has."""
     end, held = start, 0
@@ -99,7 +99,7 @@ def _run(met: Met, start: int, last: int) -> tuple[int, int]:
     return end, held
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _halves(sgemm: int, met: Met, unit: _Unit, halves: Halves, first: int, last: int) -> None:
     """Write both halves of what meets in some requests."""
     now, past = slice(met.targets[first], met.targets[last]), slice(met.entries[first], met.entries[last])
@@ -109,14 +109,14 @@ def _halves(sgemm: int, met: Met, unit: _Unit, halves: Halves, first: int, last:
     product(sgemm, met.k[past], False, unit.key, True, halves.key[past], False)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _places(plan: Plan, work: Work, own: int, pair: int) -> tuple[int, int, bool]:
     """Return where a run of pairs begins in what is by pairs at a time and in the hidden layer, and whether that is kept."""
     at, kept = own * (len(work.both) // (len(plan.bounds) - 1)), len(work.hidden) == plan.bounds[-1, 1]
     return at, pair if kept else at, kept
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def forward(sgemm: int, given: Given, numbers: Ints, width: int, made: Floats, interest: Floats, own: int) -> None:
     """Write the ``interest [C, 2 T]`` of a range's requests, with its product with the target, and what is kept of them.
 
@@ -149,7 +149,7 @@ def forward(sgemm: int, given: Given, numbers: Ints, width: int, made: Floats, i
         start, pair = end, pair + n
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def backward(
     sgemm: int, given: Given, numbers: Ints, width: int, made: Floats, interest: Floats, own: int, grad: Floats
 ) -> None:
@@ -198,7 +198,7 @@ def backward(
     product(sgemm, by.key[past], False, unit.key, False, w.of_k[past], True)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def settle(
     given: Given,
     numbers: Ints,

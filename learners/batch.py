@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,6 +15,7 @@ import torch
 from learners.device import place
 from learners.samples import Ragged, SampleBlock
 from learners.tables.distinct import Distinct, distinct
+from negative_queues.kernels import kernel
 
 CANDIDATES = "candidate.item"
 Offsets = npt.NDArray[np.int64]
@@ -111,7 +111,7 @@ def rows_of(offsets: Offsets) -> Offsets:
     return rows
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill_rows(offsets: Offsets, rows: Offsets) -> None:
     for row in range(len(offsets) - 1):
         rows[offsets[row] : offsets[row + 1]] = row
@@ -125,7 +125,7 @@ def pairs(left: Offsets, right: Offsets) -> tuple[Offsets, Offsets]:
     return first, second
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill_pairs(left: Offsets, right: Offsets, first: Offsets, second: Offsets) -> None:
     at = 0
     for row in range(len(left) - 1):

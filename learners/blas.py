@@ -21,6 +21,8 @@ import torch
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from negative_queues.kernels import kernel
+
 # Numba's own tools are written without types.
 _numba: Any = numba
 _lower: Any = cgutils
@@ -105,13 +107,13 @@ def _pointer_python(address: int) -> Any:
 _pointer: Callable[[int], Any] = _pointer_python if _numba.config.DISABLE_JIT else cast(Any, intrinsic(_pointer_compiled))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def matrix_at(address: int, rows: int, columns: int) -> Floats:
     """Return the floats from an address on as a matrix: for kernels that take any number of them. Others hold the memory."""
     return _carray(_pointer(address), (rows, columns))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def product(sgemm: int, a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, add: bool) -> None:
     """Write ``A B`` to ``out [M, N]``, ``A`` being ``a`` or its transpose, ``B`` likewise; a row lies in one piece.
 
@@ -143,13 +145,13 @@ def product(sgemm: int, a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: F
     _sgemm(np.int64(sgemm), flags, sizes, places, np.float32(add))
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _stride(matrix: Floats) -> Any:
     """Return how many floats a row is from the next."""
     return max(matrix.strides[0] // 4, matrix.shape[1], 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _loops(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, add: bool, n_sums: int) -> None:
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):

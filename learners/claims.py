@@ -23,6 +23,8 @@ import numpy.typing as npt
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from negative_queues.kernels import kernel
+
 # Numba's own tools are written without types.
 _numba: Any = numba
 _lower: Any = cgutils
@@ -154,7 +156,7 @@ _pause: Callable[[], None] = cast(Any, intrinsic(_pause_compiled)) if _compiled 
 _nap: Callable[[int], None] = cast(Any, intrinsic(_nap_compiled)) if _compiled else _no_python
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def claim(job: Words, stage: int, n: int) -> int:
     """Return a task of a stage of ``n`` that nobody has claimed, -1 where there is none. For kernels, as what follows."""
     if failed(job):
@@ -163,25 +165,25 @@ def claim(job: Words, stage: int, n: int) -> int:
     return at if at < n else -1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def done(job: Words, stage: int) -> None:
     """Say that a claimed task is done; who finds the stage over sees what it has written."""
     _add(job, FIRST + (2 * stage + 1) * LINE, 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def over(job: Words, stage: int, n: int) -> bool:
     """Whether all tasks of a stage of ``n`` are done."""
     return _read(job, FIRST + (2 * stage + 1) * LINE) >= n
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def failed(job: Words) -> bool:
     """Whether a task has failed."""
     return _read(job, FAILED) != 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def wait(job: Words, stage: int, n: int) -> bool:
     """Wait until all tasks of a stage of ``n``, which are claimed, are done; return False where one has failed."""
     looks = 0

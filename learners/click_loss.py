@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from learners.device import compiled
+from negative_queues.kernels import kernel
 
 __all__ = ["ClickLoss", "click_loss", "click_loss_plain", "cross_entropy", "of_click", "probabilities"]
 
@@ -67,32 +67,32 @@ def click_loss_plain(logits: Tensor, labels: Tensor, weights: Tensor) -> ClickLo
     return ClickLoss(scores, float(loss), (scores - labels) * weights / n)
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def _probability(logit: np.float32) -> Any:
     return np.float32(1) / (np.float32(1) + np.exp(-logit))
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def of_click(logit: np.float32, label: np.float32, weight: np.float32, n: int) -> tuple[np.float32, np.float32]:
     """Return ``p`` and ``w (p - y) / n`` of a candidate. For kernels."""
     p = _probability(logit)
     return p, (p - label) * weight / np.float32(n)
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def cross_entropy(logit: np.float32, label: np.float32, weight: np.float32) -> float:
     """Return ``w (log(1 + exp(z)) - y z)`` of a candidate. For kernels."""
     above = logit if logit > 0 else logit * np.float32(0)  # max(logit, 0), and NaN stays NaN
     return float(weight * (above - logit * label + np.log1p(np.exp(-abs(logit)))))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _probabilities(logits: Floats, scores: Floats) -> None:
     for c in range(len(logits)):
         scores[c] = _probability(logits[c])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _click_loss(logits: Floats, labels: Floats, weights: Floats, scores: Floats, gradient: Floats) -> float:
     total, n = 0.0, max(len(logits), 1)
     for c in range(len(logits)):

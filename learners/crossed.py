@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -21,6 +20,7 @@ from learners.device import compiled
 from learners.layers import last_entry, pool
 from learners.tables import Gathered
 from learners.tape import Tape, recording
+from negative_queues.kernels import kernel
 
 __all__ = ["Crossed", "crossed", "crossed_plain"]
 
@@ -117,7 +117,7 @@ class _Crossed(torch.autograd.Function):
         return out, None, None, None, None, None
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _forward(kept: _Kept, candidate: Floats) -> None:
     weight, now, past, now_offsets, past_offsets, request = kept
     dim, width = weight.shape[1], request.shape[1]
@@ -138,7 +138,7 @@ def _forward(kept: _Kept, candidate: Floats) -> None:
                 candidate[c, dim + d] = weight[now[c], d] * request[r, dim + d]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _backward(kept: _Kept, of_request: Floats, of_candidate: Floats, out: Floats) -> None:
     weight, now, past, now_offsets, past_offsets, request = kept
     dim, width = weight.shape[1], request.shape[1]

@@ -8,13 +8,13 @@ Letters: as there; ``N`` distinct negatives, ``A`` anchors that have edges, roun
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.blas import product
 from learners.exponentials import exponentials
 from learners.lanes import dot, total
+from negative_queues.kernels import kernel
 
 __all__ = ["grouped", "room"]
 
@@ -33,12 +33,12 @@ def room(n_edges: int, n_anchors: int, n_drawn: int, dim: int) -> int:
     return 2 * _LINE + 2 * wide * dim + 2 * n_drawn * dim + (3 * n_drawn + 4) * wide
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _whole(n: int) -> int:
     return (n + _LINE - 1) // _LINE * _LINE
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def grouped(
     sgemm: int,
     sides: tuple[Floats, Floats, Floats],
@@ -133,7 +133,7 @@ def grouped(
     return loss / len(first)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _groups(anchor: Ints, places: Ints, n_rows: int) -> tuple[Ints, Ints]:
     """Return the rows that are an anchor, as they come, ``[A]``, and the place of every edge's anchor among them, ``[E]``."""
     place, used, group = np.full(n_rows, -1, np.int32), np.empty(min(n_rows, len(anchor)), np.int64), np.empty_like(anchor)
@@ -148,7 +148,7 @@ def _groups(anchor: Ints, places: Ints, n_rows: int) -> tuple[Ints, Ints]:
     return used[:n], group
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _distinct(drawn: Ints, n_rows: int) -> tuple[Ints, Floats, Int32s]:
     """Return the distinct rows of the draws as they come, ``[N]``, how often each was drawn, and every row's place or -1."""
     column, rows, counts = np.full(n_rows, -1, np.int32), np.empty(len(drawn), np.int64), np.zeros(len(drawn), np.float32)
@@ -162,13 +162,13 @@ def _distinct(drawn: Ints, n_rows: int) -> tuple[Ints, Floats, Int32s]:
     return rows[:n], counts[:n], column
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _cut(scratch: Floats, at: int, rows: int, width: int) -> tuple[Floats, int]:
     """Return a matrix of what is free from ``at`` on, and the cache line behind it."""
     return scratch[at : at + rows * width].reshape(rows, width), at + _whole(rows * width)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _take(vectors: Floats, rows: Ints, out: Floats) -> None:
     """Write the vectors of some rows, and zeros behind them."""
     for i in range(len(rows)):
@@ -177,7 +177,7 @@ def _take(vectors: Floats, rows: Ints, out: Floats) -> None:
     out[len(rows) :] = 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _terms(logits: Floats, counts: Floats, top: Floats, sums: Floats, powers: Floats, terms: Floats) -> None:
     """Write the maximum over the negatives ``top [A]``, ``counts exp(logits - top)`` ``[N, A]`` and their ``sums [A]``."""
     top[:] = _LOWEST
@@ -196,7 +196,7 @@ def _terms(logits: Floats, counts: Floats, top: Floats, sums: Floats, powers: Fl
             sums[a] += row[a]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _edges(
     group: Ints,
     positive: Ints,
@@ -255,7 +255,7 @@ def _edges(
     return loss
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _single(
     logit: np.float32, own: int, a: int, logits: Floats, counts: Floats, weights: Floats
 ) -> tuple[np.float32, np.float32, np.float32]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from negative_queues.kernels import kernel
 
 __all__ = ["exponentials"]
 
@@ -21,7 +22,7 @@ _ONE = np.float32(1)
 _ONE_BITS = 0x3F800000
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def exponentials(x: Floats, powers: Floats) -> None:
     """Write ``exp(x)`` over ``x [n]``, none above 0, to within 1e-7 of it; what is below e^-87 becomes that, NaN stays NaN.
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.batch import Batch
 from learners.tables.index import Keys
+from negative_queues.kernels import kernel
 
 __all__ = ["HOUR_MS", "as_matrix", "fill_ages", "length_and_recency", "request_times"]
 
@@ -35,7 +35,7 @@ def length_and_recency(batch: Batch, sequence: str) -> tuple[Doubles, Doubles]:
     return both[0], both[1]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def fill_ages(places: Keys, count: Keys, first_ts: Keys, now: Keys, batches: Doubles, hours: Doubles) -> None:
     """Write in how many batches each candidate's item was learned, ``[C]``, and the hours since it was first, 0 for one that
     was not."""
@@ -45,7 +45,7 @@ def fill_ages(places: Keys, count: Keys, first_ts: Keys, now: Keys, batches: Dou
         hours[i] = max(now[i] - first_ts[at], 0) / HOUR_MS if count[at] > 0 else 0.0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _since_newest(now: Keys, times: Keys, offsets: Keys, length: Doubles, seconds: Doubles) -> None:
     for r in range(len(now)):
         length[r] = offsets[r + 1] - offsets[r]

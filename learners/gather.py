@@ -11,7 +11,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from learners.device import compiled
 from learners.tape import Tape, recording
+from negative_queues.kernels import kernel
 
 __all__ = ["add_at", "add_sides_at", "rows"]
 
@@ -67,7 +67,7 @@ class _Rows(torch.autograd.Function):
         return total, None
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def add_sides_at(places: Ints, grad: Floats, total: Floats) -> None:
     """Do what :func:`add_at` does, where the gradients of some neighbouring uses lie side by side, ``[N / side, side * D]``."""
     dim = total.shape[1]
@@ -78,7 +78,7 @@ def add_sides_at(places: Ints, grad: Floats, total: Floats) -> None:
             total[at, d] += grad[row, first + d]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def add_at(places: Ints, grad: Floats, total: Floats) -> None:
     """Add the gradient of each use ``[N, D]`` to its place in ``total [U, D]``, in the order of uses."""
     for i in range(len(places)):

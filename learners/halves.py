@@ -22,6 +22,7 @@ from numba.core import cgutils, types
 
 from learners.lanes import compiled
 from learners.simd import flat
+from negative_queues.kernels import kernel
 
 # Numba's own tools are written without types.
 _numba: Any = numba
@@ -154,19 +155,19 @@ _rows_alone, _pairs_alone, _rows_and_pairs = (
 )
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def padded(n: int) -> int:
     """Return ``n``, up to the next multiple of 16."""
     return (n + LANES - 1) // LANES * LANES
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def row_words(n: int) -> int:
     """Return how many words a row of ``n`` numbers takes."""
     return padded(n) // 2
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def by_row(x: Floats, words: Words) -> None:
     """Write ``x [M, K]`` by row to ``words``, flat."""
     (m, k), step, source, to = x.shape, row_words(x.shape[1]), flat(x), flat(words)
@@ -174,7 +175,7 @@ def by_row(x: Floats, words: Words) -> None:
         _rows_alone(source, i * k, k, int(i + 1 < m), to, i * step, step, to, 0)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def by_pairs(x: Floats, words: Words) -> None:
     """Write ``x [K, N]`` by pairs of rows to ``words``, flat."""
     (k, n), step, source, to = x.shape, padded(x.shape[1]), flat(x), flat(words)
@@ -182,7 +183,7 @@ def by_pairs(x: Floats, words: Words) -> None:
         _pairs_alone(source, i * n, n, int(i + 1 < k), to, 0, 0, to, i // 2 * step)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def by_row_and_pairs(x: Floats, rows: Words, pairs: Words) -> None:
     """Do both."""
     (m, n), step, source = x.shape, row_words(x.shape[1]), flat(x)
@@ -191,7 +192,7 @@ def by_row_and_pairs(x: Floats, rows: Words, pairs: Words) -> None:
         _rows_and_pairs(source, i * n, n, int(i + 1 < m), to_rows, i * step, step, to_pairs, i * step)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def turned(x: Floats, rows: Words, words: Words) -> None:
     """Write the transpose of ``x [N, K]`` by pairs of its rows to ``words``, flat; ``rows`` is scratch for ``x`` by row."""
     (n, k), step, to_step = x.shape, row_words(x.shape[1]), padded(x.shape[0])

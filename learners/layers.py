@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,6 +19,7 @@ from torch.nn.functional import embedding_bag
 from learners.device import compiled
 from learners.tables import Gathered
 from learners.tape import Tape, recording
+from negative_queues.kernels import kernel
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -75,7 +75,7 @@ def _pool_back(tape: Tape, weight: Tensor, out: Tensor, kept: tuple[Ints, Ints, 
         _pool_backward(np.ascontiguousarray(grad), *kept, tape.sums(weight))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _pool(weight: Floats, places: Ints, offsets: Ints, mean: bool, out: Floats) -> None:
     for r in range(len(out)):
         first, last = offsets[r], offsets[r + 1]
@@ -87,7 +87,7 @@ def _pool(weight: Floats, places: Ints, offsets: Ints, mean: bool, out: Floats) 
                 out[r, d] /= np.float32(last - first)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _pool_backward(grad: Floats, places: Ints, offsets: Ints, mean: bool, total: Floats) -> None:
     for r in range(len(grad)):
         first, last = offsets[r], offsets[r + 1]
@@ -172,7 +172,7 @@ class Standardise(nn.Module):
         self.count.copy_(total)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _standardise(values: Floats, count: Doubles, mean: Doubles, square: Doubles, out: Floats) -> None:
     n = values.shape[1]
     for j in range(n):
@@ -184,7 +184,7 @@ def _standardise(values: Floats, count: Doubles, mean: Doubles, square: Doubles,
             out[i, n + j] = 0.0 if known else 1.0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _observe(values: Floats, count: Doubles, mean: Doubles, square: Doubles) -> None:
     for j in range(values.shape[1]):
         n, total, squares = 0, 0.0, 0.0

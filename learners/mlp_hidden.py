@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from negative_queues.kernels import kernel
 
 __all__ = ["Hidden", "linear", "packed_size", "vectors"]
 
@@ -28,7 +29,7 @@ class Hidden(NamedTuple):
     """What multiplies in bfloat16 (:func:`learners.products16.address`); None where layers multiply in float32."""
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def packed_size(widths: Ints, layers: int) -> int:
     """Return how many floats the first so many layers of :attr:`Hidden.packed` are."""
     total = 0
@@ -37,19 +38,19 @@ def packed_size(widths: Ints, layers: int) -> int:
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _next(widths: Ints, layer: int) -> int:
     return widths[layer + 1] if layer + 1 < len(widths) else 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def vectors(packed: Floats, widths: Ints, layer: int) -> Floats:
     """Return gain and shift of a layer, ``[2, W]``."""
     at, width = packed_size(widths, layer), widths[layer]
     return packed[at : at + 2 * width].reshape(2, width)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def linear(packed: Floats, widths: Ints, layer: int) -> tuple[Floats, Floats]:
     """Return weight ``[N, W]`` and bias ``[N]`` of a layer."""
     width, above = widths[layer], _next(widths, layer)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.norm_rows import GROUP, Norm, Pulled, bulk, passed_on, pull_rows, standardise_rows
 from learners.simd import flat, lanes, load, narrow, store, summed, wide
+from negative_queues.kernels import kernel
 
 __all__ = ["enter", "enter_backward", "normalise", "normalise_backward"]
 
@@ -64,14 +64,14 @@ class _Taken(NamedTuple):
     width: int
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _held(shared: Floats, index: Ints, slots: Floats, bins: Ints, positions: Ints, n_bins: int, first_position: int) -> Held:
     k = bins.shape[1]
     base, places = np.zeros((k + 1, shared.shape[1]), np.float32), np.empty(2 * (2 * k + 1), np.int64)
     return Held(shared, index, slots, bins, positions, n_bins, first_position, base, places, np.empty((GROUP, 2), np.float32))
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def _taken(held: Held) -> _Taken:
     return _Taken(
         flat(held.shared), flat(held.chosen), flat(held.slots), flat(held.bins), flat(held.positions), held.n_bins,
@@ -79,7 +79,7 @@ def _taken(held: Held) -> _Taken:
     )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def enter(
     z: Floats,
     layer_bias: Floats,
@@ -120,7 +120,7 @@ def enter(
     _enter(z, held, gain, bias, out, inverse)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _enter(z: Floats, held: Held, gain: Floats, bias: Floats, out: Floats, inverse: Floats) -> None:
     width = z.shape[1]
     whole, eights = bulk(width)
@@ -139,7 +139,7 @@ def _enter(z: Floats, held: Held, gain: Floats, bias: Floats, out: Floats, inver
         standardise_rows(norm, shift, first, end, width, means)
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def _find(taken: _Taken, c: int, start: int) -> int:
     """Write from ``start`` on where the rows of a candidate's filled slots begin, and behind them its row of ``base``; return
     where that stands."""
@@ -155,7 +155,7 @@ def _find(taken: _Taken, c: int, start: int) -> int:
     return at
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def _gather(z: Any, taken: _Taken, c: int, n: int, first: int, end: int, so_far: Any) -> Any:
     """Add to a row what its places hold, ``n`` of them in ``slots``; return its sum by lanes."""
     at, of = c * taken.width, c * taken.n_shared
@@ -171,7 +171,7 @@ def _gather(z: Any, taken: _Taken, c: int, n: int, first: int, end: int, so_far:
     return so_far
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def enter_backward(
     grad: Floats,
     z: Floats,
@@ -208,7 +208,7 @@ def enter_backward(
         sum_of_all[w] += held.base[k, w] + (held.base[k - 1, w] if k else np.float32(0))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _enter_backward(grad: Floats, z: Floats, out: Floats, inverse: Floats, gain: Floats, of: Floats, held: Held) -> None:
     width = z.shape[1]
     whole, eights = bulk(width)
@@ -228,7 +228,7 @@ def _enter_backward(grad: Floats, z: Floats, out: Floats, inverse: Floats, gain:
             _scatter(norm, grads, taken, c, (n, m), (one, other), eights, width, np.float32(0))
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def _scatter(
     norm: Norm,
     grad: Any,
@@ -257,7 +257,7 @@ def _scatter(
             store(taken.base, taken.places[n] + w, base)
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def _add(taken: _Taken, c: int, start: int, end: int, w: int, pull: Any) -> None:
     """Add to the shared rows of a candidate, and to those of its filled slots, whose places stand from ``start`` to ``end``."""
     for j in range(c * taken.n_shared, (c + 1) * taken.n_shared):
@@ -267,7 +267,7 @@ def _add(taken: _Taken, c: int, start: int, end: int, w: int, pull: Any) -> None
         store(taken.slots, taken.places[i] + w, load(taken.slots, taken.places[i] + w, pull) + pull)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def normalise(z: Floats, layer_bias: Floats, gain: Floats, bias: Floats, out: Floats, inverse: Floats) -> None:
     """Write ``ReLU(LayerNorm(z + layer_bias))`` to ``out [C, W]``; ``z`` becomes its standardised self, ``inverse [C]`` 1 /
     deviation."""
@@ -276,7 +276,7 @@ def normalise(z: Floats, layer_bias: Floats, gain: Floats, bias: Floats, out: Fl
     enter(z, layer_bias, z[:0], none, z[:0], none, none, n_bins, first_position, gain, bias, out, inverse)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def normalise_backward(
     grad: Floats, z: Floats, out: Floats, inverse: Floats, gain: Floats, sums: Floats, sum_of_all: Floats
 ) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import extending
@@ -22,6 +21,7 @@ from learners.flat import LINE
 from learners.halves import Words, by_pairs, by_row, by_row_and_pairs, padded, row_words, turned
 from learners.mlp_hidden import Hidden, linear
 from learners.products16 import product16
+from negative_queues.kernels import kernel
 
 # Numba's own tools are written without types.
 _extending: Any = extending
@@ -75,7 +75,7 @@ def _typed_halves(hidden: Any, w: Any, wanted: Any, block: Any) -> Any:
 _extending.overload(halves, strict=False)(_typed_halves)  # which would compare annotations, too
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _halves(address: int, hidden: Hidden, w: Floats, wanted: Floats, block: int) -> Halves:
     widths, n, into = hidden.widths, len(hidden.widths), w.shape[1]
     up_at, down_at = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
@@ -93,13 +93,13 @@ def _halves(address: int, hidden: Hidden, w: Floats, wanted: Floats, block: int)
     return Halves(address, up, up_at, down, down_at, rows, room(pairs), room(pairs))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _words(n: int, width: int) -> int:
     """Return how many words ``n`` rows are by pairs of them."""
     return (n + 1) // 2 * padded(width)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def room(n: int) -> Words:
     """Return so many words from a cache line on: otherwise every vector lies in two of them."""
     words = np.empty(n + LINE, np.int32)
@@ -107,7 +107,7 @@ def room(n: int) -> Words:
     return words[start : start + n]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def up(sgemm: int, own: Halves | None, layer: int, x: Floats, w: Floats, out: Floats) -> None:
     """Write ``x w'`` to ``out [B, W]``.
 
@@ -128,7 +128,7 @@ def up(sgemm: int, own: Halves | None, layer: int, x: Floats, w: Floats, out: Fl
     product16(own.product16, own.rows, row_words(k), 1, of_layer, padded(out.shape[1]), (k + 1) // 2, out, False)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def down(sgemm: int, own: Halves | None, layer: int, grad: Floats, x: Floats, w: Floats, of_w: Floats, of_x: Floats) -> None:
     """Add ``grad' x`` to ``of_w [W, D]`` and write ``grad w`` to ``of_x [B, D]``.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +19,7 @@ from learners.lanes import dot
 from learners.mlp_hidden import Hidden, linear, vectors
 from learners.mlp_kernels import enter, enter_backward, normalise, normalise_backward
 from learners.mlp_products import Halves, down, halves, room, up
+from negative_queues.kernels import kernel
 
 __all__ = ["BLOCK", "First", "Hidden", "Loss", "Sums", "learn", "score"]
 
@@ -82,7 +82,7 @@ class Sums(NamedTuple):
     """``[T k, W]``; added to, and rows that are not taken are not looked at."""
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _scratch(widths: Ints, rows: int) -> Floats:
     """Return room for the standardised rows, the outputs and the gradients of all layers, flat.
 
@@ -91,7 +91,7 @@ def _scratch(widths: Ints, rows: int) -> Floats:
     return room(3 * rows * widths.sum()).view(np.float32).reshape(3, -1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _of_layer(flat: Floats, widths: Ints, layer: int, rows: int) -> Floats:
     """Return the rows of a layer out of a flat row of scratch, ``[rows, W]``."""
     width = widths[layer]
@@ -99,7 +99,7 @@ def _of_layer(flat: Floats, widths: Ints, layer: int, rows: int) -> Floats:
     return flat[before : before + rows * width].reshape(rows, width)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def score(sgemm: int, entry: First, hidden: Hidden, logits: Floats, first: int, last: int) -> None:
     """Write ``logits [C]`` of the candidates ``first`` to ``last`` (exclusive)."""
     scratch = _scratch(hidden.widths, BLOCK)
@@ -109,7 +109,7 @@ def score(sgemm: int, entry: First, hidden: Hidden, logits: Floats, first: int, 
         _forward(sgemm, own, entry, hidden, scratch, inverse, logits, start, min(start + BLOCK, last))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def learn(
     sgemm: int,
     entry: First,
@@ -151,7 +151,7 @@ def learn(
         _backward(sgemm, own, entry, hidden, scratch, inverse, loss.gradient, wanted, of_x, sums, start, end)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _of_click(logits: Floats, loss: Loss, first: int, last: int) -> None:
     """Write what a block of candidates has of the click loss."""
     for c in range(first, last):
@@ -165,7 +165,7 @@ def _of_click(logits: Floats, loss: Loss, first: int, last: int) -> None:
         loss.losses[first // BLOCK] = total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _forward(
     sgemm: int,
     own: Halves | None,
@@ -198,13 +198,13 @@ def _forward(
             _leave(out, w[0], bias[0], logits[first:last])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _leave(out: Floats, w: Floats, bias: np.float32, logits: Floats) -> None:
     for c in range(len(out)):
         logits[c] = dot(out[c], w) + bias
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _backward(
     sgemm: int,
     own: Halves | None,
@@ -243,7 +243,7 @@ def _backward(
     down(sgemm, own, 0, grad, entry.x[first:last], wanted, sums.w, of_x[first:last])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _leave_backward(of_logits: Floats, out: Floats, w: Floats, grad: Floats, of_w: Floats, of_bias: Floats) -> None:
     for c in range(len(out)):
         pull = of_logits[c]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from learners.blas import matrix_at, product
+from negative_queues.kernels import kernel
 
 __all__ = ["add_weights", "part_backward", "part_forward", "parts_of"]
 
@@ -53,7 +53,7 @@ def parts_of(
     return np.array(table, np.int64).reshape(-1, 8), gradients
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def part_forward(sgemm: int, parts: Ints, j: int, w_first: Floats, w_request: Floats, both: Floats) -> None:
     """Write what the rows of a part contribute to their place in ``both [S, W]``.
 
@@ -71,7 +71,7 @@ def part_forward(sgemm: int, parts: Ints, j: int, w_first: Floats, w_request: Fl
     shared_forward(sgemm, rows, w, at[COLUMN], both, first, first + at[TAKEN])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def part_backward(
     sgemm: int,
     parts: Ints,
@@ -101,7 +101,7 @@ def part_backward(
     shared_backward(sgemm, of_both, first, last, rows, w, at[COLUMN], of_rows, of_w)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def add_weights(
     packed: Floats, bias: Floats, w: Floats, of_packed: Floats, of_bias: Floats, of_first: Floats, columns: Ints
 ) -> None:
@@ -121,7 +121,7 @@ def add_weights(
             of_first[row, columns[i]] = total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def shared_forward(sgemm: int, rows: Floats, w: Floats, start: int, both: Floats, first: int, last: int) -> None:
     """Write what the first rows of a shared part contribute, ``rows w'``, to ``both [S, W]`` from ``first`` to ``last``.
 
@@ -138,7 +138,7 @@ def shared_forward(sgemm: int, rows: Floats, w: Floats, start: int, both: Floats
     product(sgemm, rows[: last - first], False, w[:, start:end], True, both[first:last], False)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def shared_backward(
     sgemm: int, of_both: Floats, first: int, last: int, rows: Floats, w: Floats, start: int, of_rows: Floats, of_w: Floats
 ) -> None:

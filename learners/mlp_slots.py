@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -21,6 +20,7 @@ import torch
 from learners.blas import product
 from learners.flat import LINE
 from learners.lanes import dot
+from negative_queues.kernels import kernel
 
 __all__ = [
     "Occurring",
@@ -102,7 +102,7 @@ def _scratch(*shapes: tuple[int, int]) -> list[Floats]:
     return [floats[at : at + n * width].reshape(n, width) for at, (n, width) in zip(ends, shapes, strict=False)]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def enter_slots(sgemm: int, of: SlotRows, w_first: Floats, contribution: Floats) -> None:
     """Write what the rows of :attr:`SlotRows.table` contribute in the slots that they occur in; other pairs keep theirs.
 
@@ -117,7 +117,7 @@ def enter_slots(sgemm: int, of: SlotRows, w_first: Floats, contribution: Floats)
     _forward(sgemm, table, w, of.rows, of.ends, of.taken, of.made, out)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def enter_slots_backward(sgemm: int, of: SlotRows, w_first: Floats, of_slots: Floats, of_first: Floats) -> None:
     """Go back through :func:`enter_slots`, into :attr:`SlotRows.of_table` and the slots' columns of ``of_first``.
 
@@ -135,12 +135,12 @@ def enter_slots_backward(sgemm: int, of: SlotRows, w_first: Floats, of_slots: Fl
     _backward(*given, _own_weights(of, of_first))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _own_weights(of: SlotRows, w_first: Floats) -> Floats:
     return w_first[:, of.column : of.column + (len(of.ends) - 1) * of.table.shape[1]]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _occurring(
     bins: Ints, positions: Ints, n_bins: int, first_position: int, seen: npt.NDArray[np.bool_], rows: Ints, ends: Ints
 ) -> None:
@@ -166,7 +166,7 @@ def _occurring(
     ends[k] = n
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def clear(rows: Ints, ends: Ints, of_slots: Floats) -> None:
     """Write zeros to the rows of ``of_slots [T k, W]`` that are of pairs that occur: of the others, most of them, nobody reads.
 
@@ -183,14 +183,14 @@ def clear(rows: Ints, ends: Ints, of_slots: Floats) -> None:
                 row[i] = 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _take(table: Floats, rows: Ints, out: Floats) -> None:
     for pair in range(len(rows)):
         for d in range(table.shape[1]):
             out[pair, d] = table[rows[pair], d]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _forward(sgemm: int, table: Floats, w: Floats, rows: Ints, ends: Ints, taken: Floats, made: Floats, out: Floats) -> None:
     width, dim = w.shape[0], table.shape[1]
     _take(table, rows, taken)
@@ -201,7 +201,7 @@ def _forward(sgemm: int, table: Floats, w: Floats, rows: Ints, ends: Ints, taken
             _copy(made[pair], out[rows[pair], slot * width : (slot + 1) * width])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _backward(
     sgemm: int,
     table: Floats,
@@ -234,20 +234,20 @@ def _backward(
     _turn(of_turned, of_w)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _turn(matrix: Floats, out: Floats) -> None:
     for i in range(matrix.shape[0]):
         for j in range(matrix.shape[1]):
             out[j, i] = matrix[i, j]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _copy(row: Floats, out: Floats) -> None:
     for i in range(len(row)):
         out[i] = row[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add(row: Floats, out: Floats) -> None:
     for i in range(len(row)):
         out[i] += row[i]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +19,7 @@ from learners.claims import BUSY, DONE, Words, claim, done, wait
 from learners.mlp_ranges import First, Hidden, Loss, Sums, learn
 from learners.mlp_shared import add_weights, part_backward, part_forward
 from learners.mlp_slots import SlotRows, clear, enter_slots, enter_slots_backward
+from negative_queues.kernels import kernel
 
 __all__ = ["Into", "Work", "enter_all", "stages", "work_on"]
 
@@ -75,14 +75,14 @@ def stages(work: Work) -> tuple[int, int, int]:
     return n, len(work.bounds) - 1, n + 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def enter_all(sgemm: int, first: First, parts: Ints, slots: SlotRows, w_first: Floats, w_request: Floats) -> None:
     """Write what the rows that candidates share contribute to the first layer, all of it."""
     for task in range(len(parts) + (len(slots.ends) > 1)):
         _enter(sgemm, first, parts, slots, w_first, w_request, task)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _enter(sgemm: int, first: First, parts: Ints, slots: SlotRows, w_first: Floats, w_request: Floats, task: int) -> None:
     """Do a task of the first stage; what is likely to take longest comes first."""
     if len(slots.ends) > 1:
@@ -93,7 +93,7 @@ def _enter(sgemm: int, first: First, parts: Ints, slots: SlotRows, w_first: Floa
     part_forward(sgemm, parts, len(parts) - 1 - task, w_first, w_request, first.both)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def work_on(job: Words, sgemm: int, work: Work, until: int) -> None:
     """Claim tasks until none is left.
 
@@ -127,7 +127,7 @@ def work_on(job: Words, sgemm: int, work: Work, until: int) -> None:
         wait(job, SETTLE, n_parts + 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _learn(sgemm: int, work: Work, at: int) -> None:
     """Take a range through the layers and back."""
     sums, given = work.sums, (sgemm, work.first, work.hidden, work.logits, work.loss, work.wanted, work.of_x)
@@ -136,7 +136,7 @@ def _learn(sgemm: int, work: Work, at: int) -> None:
     learn(*given, own, work.bounds[at], work.bounds[at + 1])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _settle(sgemm: int, work: Work, task: int) -> None:
     """Do a task of the last stage."""
     parts, slots, sums, into, n = work.parts, work.slots, work.sums, work.into, len(work.parts)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from learners.lanes import NARROW, WIDE
 from learners.simd import gated, lanes, load, narrow, rectified, spread, store, summed, wide
+from negative_queues.kernels import kernel
 
 __all__ = ["GROUP", "Norm", "Pulled", "bulk", "passed_on", "pull_rows", "standardise_rows"]
 
@@ -47,13 +47,13 @@ class Pulled(NamedTuple):
     inverse: Any
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def bulk(width: int) -> tuple[int, int]:
     """Return where the vectors of 32 end, and those of 8 behind them."""
     return width // WIDE * WIDE, width // NARROW * NARROW
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def standardise_rows(norm: Norm, shift: Any, first: int, end: int, width: int, means: Any) -> None:
     """Write ``z_hat``, ``out`` and ``inverse`` of a group of rows; ``means`` are theirs."""
     whole, eights = bulk(width)
@@ -72,7 +72,7 @@ def standardise_rows(norm: Norm, shift: Any, first: int, end: int, width: int, m
         _scale(norm, shift, at, mean, inverse, eights, width, np.float32(0))
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def _squares(norm: Norm, at: int, mean: np.float32, first: int, end: int, so_far: Any) -> Any:
     """Return the sum of the squared distances from the mean, by lanes."""
     for w in range(first, end, lanes(so_far)):
@@ -81,7 +81,7 @@ def _squares(norm: Norm, at: int, mean: np.float32, first: int, end: int, so_far
     return so_far
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def _scale(norm: Norm, shift: Any, at: int, mean: np.float32, inverse: np.float32, first: int, end: int, like: Any) -> None:
     for w in range(first, end, lanes(like)):
         value = (load(norm.z, at + w, like) - spread(mean, like)) * spread(inverse, like)
@@ -89,7 +89,7 @@ def _scale(norm: Norm, shift: Any, at: int, mean: np.float32, inverse: np.float3
         store(norm.out, at + w, rectified(value * load(norm.gain, w, like) + load(shift, w, like)))
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def pull_rows(norm: Norm, grad: Any, first: int, end: int, width: int, sums: Any, pulled: Any) -> None:
     """Turn ``grad`` by ``out`` of a group of rows into that by ``z_hat``; write ``mean`` and ``along`` of each to ``pulled``.
 
@@ -106,7 +106,7 @@ def pull_rows(norm: Norm, grad: Any, first: int, end: int, width: int, sums: Any
         pulled[start + 2], pulled[start + 3] = summed(a[2], b[2], rest[2]) / n, summed(a[3], b[3], rest[3]) / n
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def _pull(
     norm: Norm, grad: Any, at: int, two: bool, sums: Any, width: int, first: int, end: int, zero: Any
 ) -> tuple[Any, Any, Any, Any]:
@@ -124,7 +124,7 @@ def _pull(
     return total, along, next_total, next_along
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def _pull_lanes(
     norm: Norm, grad: Any, at: int, w: int, of_gain: Any, of_shift: Any, total: Any, along: Any
 ) -> tuple[Any, Any, Any, Any]:
@@ -137,7 +137,7 @@ def _pull_lanes(
     return of_gain, of_shift, total + pull, along + pull * value
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)
+@kernel(forceinline=True)
 def passed_on(norm: Norm, grad: Any, at: int, w: int, pulled: Pulled, like: Any) -> Any:
     """Write some lanes of the gradient by ``z`` of the row that begins at ``at``, and return them."""
     along = load(norm.z, at + w, like) * spread(pulled.along, like)

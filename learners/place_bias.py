@@ -8,7 +8,6 @@ with one cross).
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
@@ -18,6 +17,7 @@ from learners.gather import rows
 from learners.models import ModelContext
 from learners.samples import Ragged
 from learners.tables import Distinct, EmbeddingTable, TableConfig, distinct
+from negative_queues.kernels import kernel
 
 __all__ = ["PlaceBias", "entries_ago"]
 
@@ -66,7 +66,7 @@ def entries_ago(candidates: Ragged, past: Ragged) -> Ids:
     return ages
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _find(items: Ids, offsets: Ids, past: Ids, bounds: Ids, ages: Ids) -> None:
     for row in range(len(offsets) - 1):
         for at in range(offsets[row], offsets[row + 1]):

@@ -37,6 +37,7 @@ from learners.halves import (
 )
 from learners.lanes import compiled
 from learners.simd import flat
+from negative_queues.kernels import callback, kernel
 
 # Numba's own tools are written without types.
 _numba: Any = numba
@@ -202,7 +203,7 @@ def check(who: str = "") -> None:
 def _compiled_panels() -> Any:
     number, words, floats = _types.int64, _types.CPointer(_types.int32), _types.CPointer(_types.float32)
     kinds = words, number, number, words, number, number, floats, number, number, number
-    return _numba.cfunc(_types.void(*kinds), cache=True)(_panels)
+    return callback(_panels, _types.void(*kinds))
 
 
 def _call(typing: Any, address: Any, a: Any, steps: Any, b: Any, n_pairs: Any, out: Any, sizes: Any, add: Any) -> Any:
@@ -229,7 +230,7 @@ def _call_plain(
 _called: Callable[..., None] = compiled(_call, _call_plain)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def product16(
     address: int, a: Words, a_row: int, a_pair: int, b: Words, b_pair: int, n_pairs: int, out: Floats, add: bool
 ) -> None:

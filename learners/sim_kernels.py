@@ -5,12 +5,12 @@ Letters: as there; ``U`` distinct vectors.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.lanes import dot
 from learners.products8 import products8
+from negative_queues.kernels import kernel
 
 __all__ = ["EPSILON", "SAME", "extract_all", "extract_range", "normalised"]
 
@@ -21,7 +21,7 @@ SAME = 1e-5  # what rounding leaves between a vector and itself
 EPSILON = 1e-12  # a zero vector has similarity 0 with everything, as in F.normalize
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def normalised(vectors: Floats, out: Floats) -> None:
     """Write rows of length 1 to ``out [U, D]``; a zero vector stays one."""
     for row in range(len(vectors)):
@@ -30,7 +30,7 @@ def normalised(vectors: Floats, out: Floats) -> None:
             out[row, d] = vectors[row, d] * scale
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def extract_all(
     target: Floats,
     now: Ints,
@@ -58,7 +58,7 @@ def extract_all(
     )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def extract_range(
     target: Floats,
     now: Ints,
@@ -112,7 +112,7 @@ def extract_range(
             _top_k(cosine[:length], n_bins, max_len, own_bin, bins[candidate], positions[candidate], sims[candidate])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _top_k(cosine: Floats, n_bins: int, max_len: int, own_bin: bool, bins: Ints, positions: Ints, sims: Floats) -> None:
     """Insert newest first and only what is greater, so a tie keeps the newer; a NaN is not greater and takes no slot."""
     k, filled = len(sims), 0

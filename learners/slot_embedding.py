@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from learners.tape import Tape, recording
+from negative_queues.kernels import kernel
 
 __all__ = ["embedded"]
 
@@ -78,7 +78,7 @@ class _Embedded(torch.autograd.Function):
         return None, None, *map(torch.from_numpy, found)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _gather(bins: Ints, positions: Ints, bin_weight: Floats, position_weight: Floats, placed: bool, out: Floats) -> None:
     dim = bin_weight.shape[1]
     for target in range(len(bins)):
@@ -88,7 +88,7 @@ def _gather(bins: Ints, positions: Ints, bin_weight: Floats, position_weight: Fl
                 out[target, slot * dim + d] = value + position_weight[positions[target, slot], d] if placed else value
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _scatter(gradient: Floats, bins: Ints, positions: Ints, bin_sums: Floats, position_sums: Floats, placed: bool) -> None:
     dim = bin_sums.shape[1]
     for target in range(len(bins)):

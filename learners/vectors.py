@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +24,7 @@ from learners.learner import State
 from learners.tables import probing
 from learners.tables.index import Keys, Rows
 from learners.tables.storage import power_of_two
+from negative_queues.kernels import kernel
 
 __all__ = ["VectorError", "VectorStore"]
 
@@ -139,7 +139,7 @@ def _mapped(path: Path | None, rows: int, dim: int) -> Vectors:
         return np.memmap(file, np.float32, "w+", shape=(rows, dim))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _put(
     slots: probing.Slots,
     keys: Keys,
@@ -171,7 +171,7 @@ def _put(
         held[row] = vectors[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _gather(held: Vectors, rows: Rows, out: Vectors) -> None:
     """Copy the vectors of ``rows`` to ``out``; rows below 1 leave theirs as they are."""
     for i in range(len(rows)):

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import hashlib
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from negative_queues.kernels import kernel
 
 __all__ = [
     "DrawKey",
@@ -38,7 +39,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _ONE, _S11, _S27, _S30, _S31, _S32 = (np.uint64(shift) for shift in (1, 11, 27, 30, 31, 32))
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def mix64(x: np.uint64) -> np.uint64:
     """Return the SplitMix64 finaliser of ``x``: a bijection of 64 bits in which every input bit moves every output bit."""
     x = (x ^ (x >> _S30)) * _FIRST
@@ -46,13 +47,13 @@ def mix64(x: np.uint64) -> np.uint64:
     return x ^ (x >> _S31)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def bits(key: np.uint64, index: int) -> np.uint64:
     """Return draw ``index`` (from 0) under ``key``: 64 uniform bits."""
     return mix64(key + (np.uint64(index) + _ONE) * _GOLDEN)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def uniform_below(key: np.uint64, index: int, bound: int) -> np.int64:
     """Return draw ``index`` as an integer in ``[0, bound)``, ``1 <= bound < 2**32``; the bias is below ``bound / 2**64``."""
     x, n = bits(key, index), np.uint64(bound)
@@ -60,25 +61,25 @@ def uniform_below(key: np.uint64, index: int, bound: int) -> np.int64:
     return np.int64(((x >> _S32) * n + (((x & _LOW) * n) >> _S32)) >> _S32)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def uniform_unit(key: np.uint64, index: int) -> float:
     """Return draw ``index`` as a float64 in ``[0, 1)`` with 53 random bits."""
     return np.float64(bits(key, index) >> _S11) * (1.0 / 9007199254740992.0)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def fold64(key: np.uint64, value: np.uint64) -> np.uint64:
     """Return the key under ``key`` that belongs to ``value``: :func:`fold` for kernels."""
     return mix64(key ^ mix64(value + _GOLDEN))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill_below(key: np.uint64, bound: int, out: npt.NDArray[np.int64]) -> None:
     for index in range(len(out)):
         out[index] = uniform_below(key, index, bound)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill_unit(key: np.uint64, out: npt.NDArray[np.float64]) -> None:
     for index in range(len(out)):
         out[index] = uniform_unit(key, index)

@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from negative_queues.draws import fold64
+from negative_queues.kernels import kernel
 
 __all__ = ["FrequencyStateError", "StreamingFrequency"]
 
@@ -108,12 +108,12 @@ def _as_ids(ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return values
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _bucket(value: int, function: int, n_buckets: int) -> np.int64:
     return np.int64(fold64(np.uint64(value), np.uint64(function)) % np.uint64(n_buckets))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _update(
     last: npt.NDArray[np.int64], gap: npt.NDArray[np.float64], ids: npt.NDArray[np.int64], step: int, alpha: float
 ) -> None:
@@ -128,7 +128,7 @@ def _update(
             last[function, bucket] = step
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _probability(gap: npt.NDArray[np.float64], ids: npt.NDArray[np.int64], unseen: float, out: npt.NDArray[np.float64]) -> None:
     for index in range(len(ids)):
         longest = np.inf

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from negative_queues.draws import DrawKey, draw_below, mix64
+from negative_queues.kernels import kernel
 
 __all__ = ["IdQueue", "QueueStateError"]
 
@@ -195,7 +195,7 @@ def _as_ids(ids: npt.ArrayLike) -> Ids:
     return values
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _find(table: Ids, value: int) -> np.int64:
     """Return the slot of ``value``, or the free slot where it would go (linear probing; the table is at most half full)."""
     mask = len(table) - 1
@@ -205,14 +205,14 @@ def _find(table: Ids, value: int) -> np.int64:
     return slot
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add(table: Ids, value: int) -> None:
     slot = _find(table, value)
     table[slot, 0] = value
     table[slot, 1] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _remove(table: Ids, value: int) -> None:
     """Take one ``value`` off; close the gap by moving later entries of the run back (Knuth 6.4, Algorithm R): no tombstones."""
     mask = len(table) - 1
@@ -230,7 +230,7 @@ def _remove(table: Ids, value: int) -> None:
         slot = (slot + 1) & mask
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _push(ring: Ids, entered: Ids, table: Ids, values: Ids, start: int, fill: int, push: int) -> int:
     """Write ``values`` from slot ``start`` on; return the change of the sum of ``entered`` over the slots in use."""
     change = 0
@@ -249,13 +249,13 @@ def _push(ring: Ids, entered: Ids, table: Ids, values: Ids, start: int, fill: in
     return change
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _counts(table: Ids, values: Ids, out: Ids) -> None:
     for index in range(len(values)):
         out[index] = table[_find(table, values[index]), 1]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _count_all(table: Ids, values: Ids) -> None:
     for value in values:
         _add(table, value)

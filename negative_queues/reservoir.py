@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from negative_queues.draws import draw_key, fold64
 from negative_queues.id_queue import QueueStateError
+from negative_queues.kernels import kernel
 
 __all__ = ["Reservoir"]
 
@@ -117,7 +117,7 @@ def _as_ids(ids: npt.ArrayLike) -> Ids:
     return np.array(values, np.int64)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _hashes(key: np.uint64, ids: Ids) -> Hashes:
     out = np.empty(len(ids), np.uint64)
     for index in range(len(ids)):

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.samples import Ragged
 from negative_queues.draws import DrawKey, fold64, uniform_below
+from negative_queues.kernels import kernel
 
 __all__ = ["Edges", "GraphError", "Mode", "Pairs", "Side", "TimedNodes", "find_pairs"]
 
@@ -191,7 +191,7 @@ def thinned(pairs: Positions, n: int, counts: Positions, cap: int | None, key: D
     return Pairs(*pairs[:, :n])
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def alike(a: Positions, x: int, b: Positions, y: int) -> bool:
     """Whether the category sets of two entries intersect, or one is empty (0 pads)."""
     known_x = False
@@ -207,7 +207,7 @@ def alike(a: Positions, x: int, b: Positions, y: int) -> bool:
     return not (known_x and known_y)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _find(
     ids: Positions, offsets: Positions, fresh: Positions, low: Positions, high: Positions, counts: Positions, pairs: Positions
 ) -> int:
@@ -226,7 +226,7 @@ def _find(
     return n
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _thin(counts: Positions, limit: int, key: np.uint64, pairs: Positions) -> int:
     """Keep at most ``limit`` pairs of each request, moved to the front in their order; return how many are left."""
     at = kept = 0

@@ -5,12 +5,12 @@ Legend: ``R`` requests.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.batch import Batch
 from learners.tables.index import Keys
+from negative_queues.kernels import kernel
 
 __all__ = ["fresh_entries"]
 
@@ -22,7 +22,7 @@ def fresh_entries(batch: Batch, sequence: str, fresh: str) -> Keys:
     return new[: _fresh(ids, offsets, batch.values(fresh), new)]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fresh(ids: Keys, offsets: Keys, fresh: npt.NDArray[np.int32], new: Keys) -> int:
     """Write the last ``fresh [R]`` entries of each sequence to ``new``, without missing ones; return how many there are."""
     n = 0

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.graph.edges import Edges, GraphError, Mode, Positions, check_cap, check_rows, frozen, side, thinned
 from learners.samples import Ragged
 from negative_queues.draws import DrawKey
+from negative_queues.kernels import kernel
 
 __all__ = ["i2i_edges"]
 
@@ -73,7 +73,7 @@ def _kept_edges(
     return Edges(places[edges.anchor], places[edges.positive])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _near(ids: Positions, offsets: Positions, fresh: Positions, window: int, counts: Positions, pairs: Positions) -> int:
     """Write the pairs to ``pairs [2, window N]``, the newer end first, and how many each request has to ``counts [R]``.
 

@@ -7,12 +7,12 @@ and those that count are written in order without asking which; only an entry wi
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from learners.graph.edges import Pairs, Positions, Side, check_cap, thinned
 from learners.graph.eight import CHOSEN, N_CHOSEN, equal8, put8, within8
 from negative_queues.draws import DrawKey
+from negative_queues.kernels import kernel
 
 __all__ = ["near_pairs"]
 
@@ -62,7 +62,7 @@ def near_pairs(
     return thinned(pairs, n, counts, cap, key)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _near(
     a_ids: Positions,
     a_offsets: Positions,
@@ -130,7 +130,7 @@ def _near(
     return row, n
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _alike8(a: Positions, x: int, b: Positions, n_slots: int, n_b: int, base: int) -> int:
     """Return which of eight entries have a category set that intersects that of ``x``, where neither is empty (0 pads)."""
     if a.shape[1] == 1 and n_slots == 1:

@@ -6,7 +6,6 @@ Legend: ``U`` distinct ids of the type in a batch, ``N`` nodes (entries of lengt
 from __future__ import annotations
 
 import msgspec
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -21,6 +20,7 @@ from learners.tables import Distinct, EmbeddingTable, Gathered, TableConfig
 from learners.tables.index import Keys
 from learners.tape import recording
 from negative_queues import IdQueue, draw_key
+from negative_queues.kernels import kernel
 
 Floats = npt.NDArray[np.float32]
 
@@ -93,7 +93,7 @@ class GraphNodes:
         return BatchNodes(vectors.weight, bias, ids, drawn, log_p, places, self.options, self._scratch)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _places(past: Positions, now: Positions, source: Positions, out: Positions) -> None:
     """Write the places at ``source [N]`` of those of the history and, behind them, those of now."""
     for node in range(len(source)):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numba
 import numpy as np
 
 from learners.graph.edges import Edges, GraphError, Mode, Positions, TimedNodes, alike, check_timespan, find_pairs, frozen
 from learners.graph.near import near_pairs
 from negative_queues.draws import DrawKey
+from negative_queues.kernels import kernel
 
 __all__ = ["QueryRule", "q2q_edges"]
 
@@ -59,7 +59,7 @@ def q2q_edges(
     return find_pairs(entries, low, high, cap, key).both_ways()
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _session_ranges(
     offsets: Positions, ts: Positions, categories: Positions, timespan: int, low: Positions, high: Positions
 ) -> None:

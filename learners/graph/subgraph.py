@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +22,7 @@ from learners.graph.q2q import QueryRule, q2q_edges
 from learners.graph.seeds import seed_mix
 from learners.samples import QUERY, QUERY_CATEGORIES, Ragged
 from negative_queues.draws import DrawKey, draw_key
+from negative_queues.kernels import kernel
 
 Bools = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.float32]
@@ -194,7 +194,7 @@ def _item_nodes(batch: Batch, sequence: str, own: bool, timed: bool) -> tuple[Ti
     return TimedNodes(Ragged(ids, offsets), ts, category, fresh), source
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _clicked_behind(
     history_ids: Positions,
     history: Positions,
@@ -229,7 +229,7 @@ def _clicked_behind(
     return at
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _timed(
     history_ts: Positions,
     history_category: Positions,

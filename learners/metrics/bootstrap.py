@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.metrics.ranking import AUC, RECIPROCAL_RANK
 from learners.metrics.rows import BINS, MetricError, Rows, score_rows
+from negative_queues.kernels import kernel
 
 BUCKETS = 256
 BUCKET_BINS = 1024
@@ -183,7 +183,7 @@ def _ratios(over: Floats, under: Floats) -> Floats:
     return ratios
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill(
     buckets: npt.NDArray[np.int64],
     offsets: npt.NDArray[np.int64],

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +14,7 @@ from learners.metrics.cells import CellIds, Cells
 from learners.metrics.figures import entropy, histogram_auc
 from learners.metrics.ranking import AUC, exact_auc
 from learners.metrics.rows import BINS, MetricError, Rows
+from negative_queues.kernels import kernel
 
 CELL_FIGURES = ("auc", "gauc", "log_loss", "ne", "calibration", "impressions", "requests", "positives")
 """Figures of a cell, defined as those of a stream; a request's AUC is that of its candidates in the cell."""
@@ -103,7 +103,7 @@ def _ratio(over: float, under: float) -> float:
     return float(over) / float(under) if under > 0 else math.nan
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add(
     scores: npt.NDArray[np.float32],
     labels: npt.NDArray[np.uint8],
@@ -168,7 +168,7 @@ def _add(
                     counts[cell, AUC_IMPRESSIONS] += n
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _add_rows(
     cell: int,
     first: int,

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.metrics.rows import MetricError
 from learners.metrics.seen import SeenCounts
 from learners.samples import SampleBlock, SampleSchema
+from negative_queues.kernels import kernel
 
 COLD_ITEM = 100
 """An item is cold before it was shown so often, in this stream."""
@@ -313,7 +313,7 @@ def _stacked(rows: list[npt.NDArray[Any]], width: int) -> Cells:
     return np.array(rows, np.int16) if rows else np.zeros((0, width), np.int16)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _look_up(
     keys: npt.NDArray[np.int64],
     known: npt.NDArray[np.int64],

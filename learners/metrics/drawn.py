@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +25,7 @@ from learners.metrics.rows import MetricError
 from learners.samples import Ragged, SampleBlock, SampleSchema
 from negative_queues import draw_key
 from negative_queues.draws import fold, mix64, uniform_below
+from negative_queues.kernels import kernel
 
 POOL = 1 << 17
 """Items that may be drawn, at most."""
@@ -186,13 +186,13 @@ def _ranks(items: Ids) -> npt.NDArray[np.uint64]:
     return _mixed(items.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _mix_all(bits: npt.NDArray[np.uint64], out: npt.NDArray[np.uint64]) -> None:
     for i in range(len(bits)):
         out[i] = mix64(bits[i])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill(key: np.uint64, items: Ids, domains: Ids, domain: np.int64, out: Ids, drawn: Ids) -> None:
     """Draw distinct places of the domain's items, none of them in ``out`` (sorted); -1 comes last where there are too few."""
     if len(items) == 0:

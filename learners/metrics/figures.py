@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.metrics.ranking import AUC, HIT_1, HIT_3, HIT_5, RECIPROCAL_RANK
 from learners.metrics.rows import BINS, Rows
+from negative_queues.kernels import kernel
 
 FIGURES = (
     "auc",
@@ -146,7 +146,7 @@ def _ratio(over: float, under: float) -> float:
     return float(over) / float(under) if under > 0 else math.nan
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add_rows(
     scores: npt.NDArray[np.float32],
     labels: npt.NDArray[np.uint8],
@@ -170,7 +170,7 @@ def _add_rows(
     counts[IMPRESSIONS] += last - first
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add_requests(ranking: Floats, offsets: npt.NDArray[np.int64], start: int, stop: int, counts: Floats) -> None:
     for r in range(start, stop):
         if not np.isnan(ranking[r, AUC]):

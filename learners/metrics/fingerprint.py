@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.metrics.rows import MetricError
 from learners.samples import SampleBlock
 from negative_queues.draws import mix64
+from negative_queues.kernels import kernel
 
 SUM, REQUESTS, IMPRESSIONS, FIRST_TS, LAST_TS, N_WORDS = range(6)
 _NONE = np.iinfo(np.int64).max
@@ -78,7 +78,7 @@ class Fingerprint:
         self.words = np.array(state["words"], np.int64)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _hash(
     requests: Ints,
     ts: Ints,

@@ -5,9 +5,10 @@ Shapes: ``R`` requests, ``C`` candidates over all of them.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from negative_queues.kernels import kernel
 
 AUC, RECIPROCAL_RANK, HIT_1, HIT_3, HIT_5 = range(5)
 """Columns of :func:`rank_requests`."""
@@ -17,7 +18,7 @@ POSITIVES_BELOW = 64
 """Up to so many positives counting the pairs in vectors is faster than sorting."""
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def exact_auc(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
     """Return the share of (positive, negative) pairs in the right order, a tie counting half; NaN without both labels.
 
@@ -40,7 +41,7 @@ def exact_auc(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) ->
     return _wins_by_sorting(scores, labels) / pairs
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _wins_of_few(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
     wins = 0.0
     for i in range(len(scores)):
@@ -54,7 +55,7 @@ def _wins_of_few(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8])
     return wins
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _wins_by_pairs(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
     halves = 0
     for i in range(len(scores)):
@@ -66,7 +67,7 @@ def _wins_by_pairs(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8
     return halves * 0.5
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _wins_by_sorting(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
     order = np.argsort(scores)
     wins, below, start = 0.0, 0, 0
@@ -82,7 +83,7 @@ def _wins_by_sorting(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uin
     return wins
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def rank_requests(
     scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
@@ -106,7 +107,7 @@ def rank_requests(
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _rank(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], out: npt.NDArray[np.float64]) -> None:
     best, found = np.float32(0.0), False
     for i in range(len(scores)):

@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.metrics.ranking import rank_requests
+from negative_queues.kernels import kernel
 
 BINS = 4096
 """Score bins, equally wide in logit space."""
@@ -94,7 +94,7 @@ def score_rows(
     return Rows(*columns, *ragged, rank_requests(columns[0], columns[1], ragged[0]))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _row_terms(
     scores: npt.NDArray[np.float32],
     labels: npt.NDArray[np.float32],

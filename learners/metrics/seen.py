@@ -7,9 +7,10 @@ and may be counted too high; with a tenth of that, one in a hundred.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from negative_queues.kernels import kernel
 
 MOST = 255
 """Where counters stop."""
@@ -53,7 +54,7 @@ class SeenCounts:
         self.counters[:] = np.minimum(summed, MOST)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _place(key: np.int64, row: int, mask: np.uint64) -> np.int64:
     bits = np.uint64(key) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(row + 1)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -61,7 +62,7 @@ def _place(key: np.int64, row: int, mask: np.uint64) -> np.int64:
     return np.int64((bits ^ (bits >> np.uint64(31))) & mask)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _count(ids: Ids, offsets: Ids, counters: Counters, before: Counters) -> None:
     mask = np.uint64(counters.shape[1] - 1)
     for r in range(len(offsets) - 1):

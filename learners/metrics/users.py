@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.metrics.ranking import exact_auc
 from learners.metrics.rows import MetricError, Rows
+from negative_queues.kernels import kernel
 
 COLUMNS = {"scores": np.float32, "labels": np.uint8, "lengths": np.int64, "users": np.int64}
 """What is kept: scores and labels per row, lengths and users per request."""
@@ -95,7 +95,7 @@ class UserGroups:
         return groups
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _grouped_auc(
     scores: npt.NDArray[np.float32],
     labels: npt.NDArray[np.uint8],

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +21,7 @@ from learners.models import ModelContext
 from learners.samples import Ragged, SampleBlock
 from learners.tables import CountTable
 from negative_queues.draws import fold64
+from negative_queues.kernels import kernel
 
 Keys = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -131,7 +131,7 @@ class Covisitation(Learner):
         return {"tables": {"pairs": self._pairs.describe(), "items": self._degrees.describe()}}
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def pair_keys(first: Keys, second: Keys) -> Keys:
     """Return one 64-bit key per ordered pair of ids; 0 (missing) where either is missing."""
     out = np.zeros(len(first), np.int64)

@@ -7,17 +7,17 @@ SparseAdam takes the step of the whole table for ``t``, so that it hardly correc
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from learners.tables.prefetch import AHEAD, prefetch
+from negative_queues.kernels import kernel
 
 Floats = npt.NDArray[np.float32]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def adam(
     weight: Floats,
     mean: Floats,

@@ -10,12 +10,12 @@ import abc
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.tables.config import TableConfig
 from negative_queues.draws import fold, fold64, mix64, uniform_unit
+from negative_queues.kernels import kernel
 
 Keys = npt.NDArray[np.int64]
 Cells = npt.NDArray[np.uint16]
@@ -138,7 +138,7 @@ def admission_of(config: TableConfig, seed: int) -> Admission:
     return AdmitSome(config.admit_probability, seed) if config.admit_probability < 1 else AdmitAll()
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _ascending(keys: Keys) -> Keys:
     """Return the distinct keys in ascending order."""
     ordered = np.sort(keys)
@@ -150,7 +150,7 @@ def _ascending(keys: Keys) -> Keys:
     return ordered[:n]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _count(cells: Cells, keys: Keys, counts: Keys, seed: int, estimates: Keys) -> None:
     mask = np.uint64(cells.shape[1] - 1)
     at = np.empty(cells.shape[0], np.int64)
@@ -166,7 +166,7 @@ def _count(cells: Cells, keys: Keys, counts: Keys, seed: int, estimates: Keys) -
             cells[row, at[row]] = max(np.int64(cells[row, at[row]]), estimates[i])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _draw(keys: Keys, key: np.uint64, probability: float, drawn: npt.NDArray[np.bool_]) -> None:
     for i in range(len(keys)):
         drawn[i] = uniform_unit(fold64(key, np.uint64(keys[i])), 0) < probability

@@ -25,6 +25,7 @@ from numba.np import arrayobj
 
 from learners.tables.prefetch import AHEAD, prefetch
 from learners.tables.storage import LINE
+from negative_queues.kernels import kernel
 
 Words = npt.NDArray[np.uint32]
 Bytes = npt.NDArray[np.uint8]
@@ -135,7 +136,7 @@ _fence: Callable[[], None] = _no_fence if _off else cast(Any, intrinsic(_fence_c
 """Other threads see what was streamed before it."""
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _copy(source: Words, out: Words) -> None:
     whole = len(source) // CHUNK * CHUNK
     for at in range(0, whole, CHUNK):
@@ -145,7 +146,7 @@ def _copy(source: Words, out: Words) -> None:
     _fence()
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fetch(source: Words, width: int, rows: Rows, out: Words) -> None:
     """Pick rows of ``width`` words one by one."""
     if width == 2 * CHUNK:
@@ -162,7 +163,7 @@ def _fetch(source: Words, width: int, rows: Rows, out: Words) -> None:
     _fence()
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _fetch_whole(source: Words, width: int, rows: Rows, out: Words) -> None:
     for i in range(len(rows)):
         if i + AHEAD < len(rows):
@@ -171,7 +172,7 @@ def _fetch_whole(source: Words, width: int, rows: Rows, out: Words) -> None:
             _stream(out, i * width + at, source, rows[i] * width + at)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _sift(source: Words, width: int, touched: Bytes, out: Words) -> None:
     """Pick the rows of ``width`` words that are touched, reading all of them."""
     size = -(-width // CHUNK) * CHUNK
@@ -203,7 +204,7 @@ def _sift(source: Words, width: int, touched: Bytes, out: Words) -> None:
     _fence()
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _held_words(buffer: Words, held: int, source: Words, touched: Bytes, start: int, end: int) -> np.int64:
     to = np.uint64(held)  # an index that may be negative takes as long as the rest of it
     for at in range(start, end):
@@ -213,7 +214,7 @@ def _held_words(buffer: Words, held: int, source: Words, touched: Bytes, start: 
     return np.int64(to)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _held(buffer: Words, held: int, source: Words, width: int, size: int, touched: Bytes, start: int, end: int) -> int:
     for row in range(start, end):
         for at in range(0, size, CHUNK):
@@ -222,7 +223,7 @@ def _held(buffer: Words, held: int, source: Words, width: int, size: int, touche
     return held
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _rows_of(words: npt.NDArray[np.uint64], touched: Bytes, rows: Rows) -> None:
     n, safe = 0, len(rows) - 8
     for word in range(len(words)):

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.tables.distinct import Distinct, distinct
 from learners.tables.index import Keys, RowIndex, Rows, State
 from learners.tables.storage import lengthened
+from negative_queues.kernels import kernel
 
 Values = npt.NDArray[np.float64]
 
@@ -88,7 +88,7 @@ class CountTable:
         }
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _read(rows: Rows, table: Values, values: Values) -> None:
     """Write the sums of rows to zeros."""
     for i in range(len(rows)):
@@ -97,7 +97,7 @@ def _read(rows: Rows, table: Values, values: Values) -> None:
                 values[i, w] = table[rows[i], w]
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _kept(code: Any, base: int, ts: int, half_life_ms: float) -> Any:
     """Return which share is left; ``base`` stands for 0 in codes, whose own 0 is no time."""
     last = np.int64(code) + base if code != 0 else np.int64(0)
@@ -105,7 +105,7 @@ def _kept(code: Any, base: int, ts: int, half_life_ms: float) -> Any:
     return np.exp2(-(elapsed if elapsed > 0 else 0) / half_life_ms)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _lately(
     rows: Rows,
     places: Keys,
@@ -126,7 +126,7 @@ def _lately(
             sums[i, w] = table[row, w] * kept
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add(
     table: Values,
     unique: Rows,

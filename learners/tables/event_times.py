@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.tables.storage import lengthened, zeros
+from negative_queues.kernels import kernel
 
 Times = npt.NDArray[np.int64]
 Part = slice | npt.NDArray[np.int32]
@@ -121,7 +121,7 @@ def coded(first: Times, last: Times) -> dict[str, npt.NDArray[Any]]:
     return {"first": times.first, "last": times.last, "ts_base": times.state_of_base}
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _decode(codes: npt.NDArray[np.uint32], base: int, times: Times) -> None:
     """Write the times of codes to zeros; where there is none nothing is written, so that reserved rows take no memory."""
     for i in range(len(codes)):

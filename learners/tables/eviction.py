@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from negative_queues.kernels import kernel
 
 Rows = npt.NDArray[np.int32]
 Marks = npt.NDArray[np.uint8]
@@ -29,7 +30,7 @@ def lowest(criteria: list[npt.NDArray[Any]], eligible: npt.NDArray[np.bool_], k:
     return _taken(marks, k)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _narrow(values: npt.NDArray[Any], marks: Marks, k: int) -> int:
     """Choose the tied rows below the ``k``-th lowest value, keep those equal to it tied, drop the rest; return how many of
     the tied are still to be chosen."""
@@ -58,7 +59,7 @@ def _narrow(values: npt.NDArray[Any], marks: Marks, k: int) -> int:
     return k
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _taken(marks: Marks, k: int) -> Rows:
     n = k
     for mark in marks:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from learners.tables.prefetch import AHEAD, prefetch
 from negative_queues.draws import fold64, mix64, uniform_unit
+from negative_queues.kernels import kernel
 
 Keys = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
@@ -45,20 +45,20 @@ GROUP = 256
 _ONE, _HALF = np.uint64(1), np.uint64(32)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _tag(bits: np.uint64, mask: np.uint64) -> np.uint32:
     """Return the tag of a hash: the part of its upper half that a slot has room for, in place."""
     return np.uint32((bits >> _HALF) & ~mask)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _other(slot: np.uint32, bits: np.uint64, mask: np.uint64) -> bool:
     """Whether a slot is another key's for sure: taken, and its tag does not fit."""
     other: bool = slot != EMPTY and np.uint64(slot) & ~mask != np.uint64(_tag(bits, mask))
     return other
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def find(slots: Slots, row_keys: Keys, wanted: Keys, out: Rows) -> None:
     """Write the row of every wanted key to ``out``: 0 for the missing id, -1 for a key that has none."""
     mask = np.uint64(len(slots) - 1)
@@ -79,7 +79,7 @@ def find(slots: Slots, row_keys: Keys, wanted: Keys, out: Rows) -> None:
                 out[start + i] = -1 if met[i] == EMPTY else find_one(slots, row_keys, key)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _walked(slots: Slots, bits: np.uint64, mask: np.uint64) -> np.uint32:
     """Return the first slot of a search that is empty or has the tag; mostly it lies beside where the search begins."""
     at = bits & mask
@@ -89,7 +89,7 @@ def _walked(slots: Slots, bits: np.uint64, mask: np.uint64) -> np.uint32:
     return slot
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def find_one(slots: Slots, row_keys: Keys, key: int) -> np.int64:
     """Return the row of a key: 0 for the missing id, -1 for a key that has none."""
     if key == 0:
@@ -105,7 +105,7 @@ def find_one(slots: Slots, row_keys: Keys, key: int) -> np.int64:
     return np.int64(-1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def insert(slots: Slots, row_keys: Keys, keys: Keys, rows: Rows) -> None:
     """Put distinct keys that are not there yet at ``rows``, each above 0 and below the number of slots."""
     for i in range(len(keys)):
@@ -113,7 +113,7 @@ def insert(slots: Slots, row_keys: Keys, keys: Keys, rows: Rows) -> None:
         row_keys[rows[i]] = keys[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def admit(slots: Slots, row_keys: Keys, keys: Keys, rows: Rows, count: Counts, changed: Flags) -> None:
     """Do what :func:`insert` does; nothing is counted of the rows yet."""
     insert(slots, row_keys, keys, rows)
@@ -122,7 +122,7 @@ def admit(slots: Slots, row_keys: Keys, keys: Keys, rows: Rows, count: Counts, c
         changed[row] = True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _take(slots: Slots, key: int, row: int) -> None:
     mask, bits = np.uint64(len(slots) - 1), mix64(np.uint64(key))
     at = bits & mask
@@ -131,7 +131,7 @@ def _take(slots: Slots, key: int, row: int) -> None:
     slots[at] = np.uint32(_tag(bits, mask) | np.uint32(row))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def remove(slots: Slots, row_keys: Keys, key: int) -> None:
     """Take out a key that is there; the keys after it move up, so that no search ends early. Its row keeps the key."""
     mask = np.uint64(len(slots) - 1)
@@ -150,7 +150,7 @@ def remove(slots: Slots, row_keys: Keys, key: int) -> None:
     slots[hole] = EMPTY
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def rebuild(slots: Slots, row_keys: Keys, n_rows: int) -> None:
     """Fill ``slots`` afresh from the keys of rows 1 to ``n_rows`` - 1; free rows have key 0."""
     slots[:] = EMPTY
@@ -159,7 +159,7 @@ def rebuild(slots: Slots, row_keys: Keys, n_rows: int) -> None:
             _take(slots, row_keys[row], row)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def dedupe(ids: Keys | Rows, scratch: Rows, unique: Keys | Rows, inverse: Keys, n: int) -> int:
     """Write the distinct ``ids``, keys or rows, in order of first appearance to ``unique``, the place of each to ``inverse``.
 
@@ -183,7 +183,7 @@ def dedupe(ids: Keys | Rows, scratch: Rows, unique: Keys | Rows, inverse: Keys, 
     return n
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def touch(rows: Rows, code: int, count: Counts, first: Codes, last: Codes, changed: Flags) -> None:
     """Count one use of each of the distinct ``rows`` at the event time that ``code`` stands for; -1 is passed over."""
     for i in range(len(rows)):
@@ -198,7 +198,7 @@ def touch(rows: Rows, code: int, count: Counts, first: Codes, last: Codes, chang
             changed[row] = True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def gather(weight: npt.NDArray[np.float32], rows: Rows, out: npt.NDArray[np.float32]) -> None:
     """Write the vectors of ``rows`` to ``out [U, D]``; for a row of -1 that of row 0."""
     for i in range(len(rows)):
@@ -209,7 +209,7 @@ def gather(weight: npt.NDArray[np.float32], rows: Rows, out: npt.NDArray[np.floa
             out[i, d] = weight[row, d]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def look_up(
     view: View,
     wanted: Keys,
@@ -241,7 +241,7 @@ def look_up(
     return unknown, admitted
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _admit_unknown(view: View, wanted: Keys, rows: Rows, n_rows: int, unknown: int, seed: int, scale: float) -> None:
     """Give the keys whose row is -1 the rows from ``n_rows`` on, ascending by key, each with its initial vector."""
     new, at = np.empty(unknown, np.int64), 0
@@ -258,7 +258,7 @@ def _admit_unknown(view: View, wanted: Keys, rows: Rows, n_rows: int, unknown: i
             rows[i] = n_rows + np.searchsorted(new, wanted[i])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def seen(slots: Slots, row_keys: Keys, wanted: Keys, count: Counts, first: Codes, base: int, counts: Keys, times: Keys) -> None:
     """Write count and first time of the wanted keys to zeros; ``base`` stands for 0 in ``first``, whose own 0 is no time."""
     rows = np.empty(len(wanted), np.int32)
@@ -269,7 +269,7 @@ def seen(slots: Slots, row_keys: Keys, wanted: Keys, count: Counts, first: Codes
             times[i] = np.int64(first[rows[i]]) + base if first[rows[i]] != 0 else 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def initial(keys: Keys, seed: int, scale: float, out: npt.NDArray[np.float32]) -> None:
     """Write each key's initial vector, uniform in [-scale, scale): a function of (seed, key) alone, so the order of arrival
     does not matter and a key that was never learned can be scored without being admitted."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from learners.tables.prefetch import AHEAD, prefetch
+from negative_queues.kernels import kernel
 
 Floats = npt.NDArray[np.float32]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def sgd(weight: Floats, rows: npt.NDArray[np.int32], grad: Floats, rate: float) -> None:
     """Update ``weight[rows]`` in place from ``grad [U, D]``; ``rows`` are distinct, those below 1 are left alone."""
     for i in range(len(rows)):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from negative_queues.draws import mix64
+from negative_queues.kernels import kernel
 
 Keys = npt.NDArray[np.int64]
 _SALT = np.uint64(0x5AADED5EED)
@@ -41,7 +41,7 @@ def shard_of(keys: Keys, n: int) -> npt.NDArray[np.int32]:
     return shards
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _shards(keys: Keys, n: int, out: npt.NDArray[np.int32]) -> None:
     for i in range(len(keys)):
         out[i] = np.int32(mix64(np.uint64(keys[i]) ^ _SALT) % np.uint64(n))

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -23,6 +22,7 @@ from learners.tables.storage import power_of_two
 from learners.tables.table import EmbeddingTable
 from learners.tables.update import rowwise_adagrad
 from learners.tape import Tape, recording
+from negative_queues.kernels import kernel
 
 __all__ = ["Asked", "Together", "asked_together"]
 
@@ -60,7 +60,7 @@ def asked_together(columns: Sequence[Keys]) -> Asked:
     return Asked(unique[:n_keys], bounds, own, places.reshape(-1))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _dedupe_each(keys: Keys, n_slots: int, unique: Keys, own: Keys, places: Keys, bounds: Keys) -> int:
     slots = np.empty(n_slots, np.int32)
     for table in range(len(keys)):
@@ -187,19 +187,19 @@ def _listed(each: Sequence[Any]) -> Any:
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _list_of(one: Any) -> Any:
     found = List()
     found.append(one)
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _append(found: Any, one: Any) -> None:
     found.append(one)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _look_up_each(
     views: Sequence[View],
     bases: Keys,
@@ -218,7 +218,7 @@ def _look_up_each(
         unknown[table] = look_up(views[table], *own, learn, ts - bases[table], 0, 0, 0, 0.0)[0] > 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _step_each(
     views: Sequence[View],
     accumulated: Sequence[Floats],

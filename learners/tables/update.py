@@ -7,17 +7,17 @@ moving with a stream that changes. The compiled version works in place on the ta
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from learners.tables.prefetch import AHEAD, prefetch
+from negative_queues.kernels import kernel
 
 Floats = npt.NDArray[np.float32]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def rowwise_adagrad(
     weight: Floats,
     accumulated: Floats,
@@ -44,7 +44,7 @@ def rowwise_adagrad(
             weight[row, d] -= step * grad[i, d]
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _square(values: Floats) -> np.float32:
     """Return the sum of squares, added up in four parts that do not wait for each other; the same on every machine."""
     a = b = c = d = np.float32(0.0)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from negative_queues.kernels import kernel
 
 from .recent_keys import Int64s, Keys, holds, pair_key, remember
 
@@ -37,7 +38,7 @@ class Draws(NamedTuple):
     pairs: Keys
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def draw_pages(
     rng: Any,
     users: Int64s,
@@ -90,7 +91,7 @@ def draw_pages(
     return Draws(status, places, in_window, clicked_before, known_users, known_pairs)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _choose(rng: Any, window: Int64s, user: int, item: int, pairs: Keys, chosen: Int64s) -> bool:
     """Put places of the window into ``chosen`` that are different items, other ones, and new to the user; False: too few."""
     n_chosen = 0
@@ -108,7 +109,7 @@ def _choose(rng: Any, window: Int64s, user: int, item: int, pairs: Keys, chosen:
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _last_places(items: Int64s, n_items: int) -> Int64s:
     """Return a table (linear probing) of where each of the first items stands last; -1 is empty."""
     size = 16
@@ -120,7 +121,7 @@ def _last_places(items: Int64s, n_items: int) -> Int64s:
     return last
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _slot(last: Int64s, items: Int64s, item: int) -> int:
     """Return where an item is in a table of :func:`_last_places`, or would be."""
     mask = len(last) - 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from negative_queues.kernels import kernel
 
 __all__ = ["Int64s", "Keys", "RecentKeys", "holds", "pair_key", "remember"]
 
@@ -14,7 +15,7 @@ Int64s = npt.NDArray[np.int64]
 _FIRST_SLOTS: Final = 1 << 12
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def pair_key(first: int, second: int) -> Any:
     """Return one key for two: the finaliser of SplitMix64 after each, never 0."""
     key = np.uint64(second)
@@ -26,7 +27,7 @@ def pair_key(first: int, second: int) -> Any:
     return np.int64(key) if key else np.int64(1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _has_key(slots: Int64s, key: int) -> bool:
     """Whether a table (linear probing, a power of two of slots, 0 is empty) holds a key."""
     mask = len(slots) - 1
@@ -38,7 +39,7 @@ def _has_key(slots: Int64s, key: int) -> bool:
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add(slots: Int64s, key: int) -> bool:
     mask = len(slots) - 1
     at = key & mask
@@ -50,7 +51,7 @@ def _add(slots: Int64s, key: int) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _moved(slots: Int64s, n_slots: int) -> Int64s:
     wider = np.zeros(n_slots, np.int64)
     for key in slots:
@@ -59,7 +60,7 @@ def _moved(slots: Int64s, n_slots: int) -> Int64s:
     return wider
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _emptied(slots: Int64s, n_slots: int) -> Int64s:
     """Return an empty table of so many slots: the given one where it has them, so that memory stays where it is."""
     if len(slots) != n_slots:
@@ -77,13 +78,13 @@ class Keys(NamedTuple):
     capacity: int
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def holds(keys: Keys, key: int) -> bool:
     """Whether a key is remembered."""
     return _has_key(keys.new, key) or _has_key(keys.old, key)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def remember(keys: Keys, key: int) -> Keys:
     """Return the keys with one more: the same arrays, unless they are full."""
     if not _add(keys.new, key):

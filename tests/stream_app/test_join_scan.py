@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,7 +27,6 @@ from stream_app.joiner.core.layout import (
     UNUSABLE,
 )
 from stream_app.joiner.decode import Decoder, joiner_kinds, reads_values
-from stream_app.joiner.scan.compiled import sources_hash
 from stream_app.joiner.scan.homes import homes
 from stream_app.joiner.scan.reader import Reader
 from stream_app.joiner.scan.xxh3 import MAX_BYTES, xxh3_64
@@ -61,16 +59,6 @@ def test_the_hash_is_xxh3_at_the_edges_of_its_cases(n: int) -> None:
 def test_partitions_of_keys_are_those_of_murmur2(keys: list[bytes], n_partitions: int) -> None:
     expected = [partition_of(key, n_partitions) if key else -1 for key in keys]
     assert homes(keys, n_partitions).tolist() == expected
-
-
-def test_compiled_code_is_old_when_any_source_is_another(tmp_path: Path) -> None:
-    (tmp_path / "core").mkdir()
-    (tmp_path / "run.py").write_text("a = 1")
-    found = {sources_hash(tmp_path)}
-    for name, text in (("core/layout.py", "b = 1"), ("core/layout.py", "b = 2"), ("core/row.py", "b = 2")):
-        (tmp_path / name).write_text(text)
-        found.add(sources_hash(tmp_path))
-    assert len(found) == 4
 
 
 def words_of(words: Any, start: int) -> list[int]:
