@@ -6,13 +6,15 @@ import os
 import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numba
 import pytest
 
-from negative_queues.kernels import kernel, sources
+from negative_queues.kernel_sources import sources
+from negative_queues.kernels import kernel
 
 ROOT = Path(__file__).parents[2]
 HEAD = "import numpy as np\nfrom negative_queues.kernels import kernel\n"
@@ -23,6 +25,7 @@ class Package:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "made"
+        self.errors = ""
         self.folder.mkdir()
         (self.folder / "__init__.py").touch()
 
@@ -30,13 +33,12 @@ class Package:
         for name, text in modules.items():
             (self.folder / f"{name}.py").write_text(HEAD + text)
 
-    def run(self, code: str) -> str:
-        environment = {
-            name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT")
-        }
+    def run(self, code: str, **variables: str) -> str:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")} | variables
         environment["PYTHONPATH"] = os.pathsep.join([str(self.folder.parent), str(ROOT)])
         ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert ran.returncode == 0, f"{ran.returncode}: {ran.stderr}"
+        self.errors = ran.stderr
         return ran.stdout.strip()
 
     def kept(self, pattern: str = "*") -> list[Path]:
@@ -93,7 +95,7 @@ def test_code_is_old_when_what_it_calls_changes(package: Package) -> None:
     )
     run = "from made.caller import run; print(run(1), len(run.stats.cache_hits))"
     assert [package.run(run), package.run(run)] == ["2 0", "2 1"]
-    package.write(deepest="STEP = 2\n")
+    package.write(deepest="STEP = 2\n", caller="from .deep import add\n\n\n@kernel\ndef run(x):\n    return 1 * add(x)\n")
     assert [package.run(run), package.run(run)] == ["3 0", "3 1"]
     assert len(package.kept("caller.run.*")) == 1, "code of older sources goes"
 
@@ -125,15 +127,97 @@ def test_a_damaged_file_is_made_again(package: Package, damage: Callable[[bytes]
 
 
 def test_a_kernel_that_takes_a_function_is_not_kept(package: Package) -> None:
-    package.write(some="@kernel\ndef add(x):\n    return x + 1\n@kernel\ndef run(f, x):\n    return f(x)\n")
-    assert package.run("from made.some import add, run; print(run(add, 1))") == "2"
-    assert package.kept("some.add.*")
-    assert not package.kept("some.run.*")
+    """Nor one that has another as a free variable: Numba names that anew in each process, so it would never be found again."""
+    package.write(
+        some="@kernel\ndef add(x):\n    return x + 1\n@kernel\ndef run(f, x):\n    return f(x)\n"
+        "def made(f):\n    @kernel\n    def run(x):\n        return f(x)\n    return run\n"
+    )
+    assert package.run("from made.some import add, made, run; print(run(add, 1), made(add)(1))") == "2 2"
+    assert [path.name.split(".")[1] for path in package.kept()] == ["add"]
+
+
+def test_functions_of_one_name_are_not_mixed_up(package: Package) -> None:
+    """They differ in a constant, which is not in the bytecode, or in how they are compiled."""
+    two = "    {}:\n        @kernel\n        def run(x):\n            return x + {}\n"
+    package.write(
+        two="def made(one):\n" + two.format("if one", 1) + two.format("else", 2) + "    return run\n",
+        lambdas="a, b = kernel(lambda x: x + 1), kernel(lambda x: x + 2)\n",
+        options="def run(x):\n    return 1 / x\na, b = kernel(run), kernel(error_model='numpy')(run)\n",
+    )
+    told = package.run(
+        "from made.two import made; print(made(True)(1), made(False)(1)); "
+        "from made.lambdas import a, b; print(a(1), b(1)); "
+        "from made.options import a, b; a(1.); print(b(0.))"
+    )
+    assert told.split() == ["2", "3", "2", "3", "inf"]
+
+
+def test_scripts_in_one_folder_leave_each_other_s_code(package: Package) -> None:
+    for name, step in ("one", 1), ("two", 2):
+        package.write(**{name: f"@kernel\ndef run(x):\n    return x + {step}\nprint(run(1), len(run.stats.cache_hits))\n"})
+    runs = [
+        f"import runpy; runpy.run_path({str(package.folder / name)!r}, run_name='__main__')" for name in ("one.py", "two.py")
+    ]
+    assert [package.run(run) for run in [*runs, runs[0]]] == ["2 0", "3 0", "2 1"]
+
+
+def test_code_is_of_what_numba_was_told_by_the_environment(package: Package) -> None:
+    package.write(some="@kernel\ndef run(x, i):\n    return x[i]\n")
+    run = "from made.some import run; print(run(np.arange(2), 0))"
+    package.run("import numpy as np; " + run)
+    beyond = "import numpy as np\nfrom made.some import run\ntry: run(np.arange(2), 2)\nexcept IndexError: print('beyond')"
+    assert package.run(beyond, NUMBA_BOUNDSCHECK="1") == "beyond"
+
+
+def test_a_module_that_is_reloaded_has_its_own_code(package: Package) -> None:
+    """And it is not kept: what else this process has loaded may be older than the files."""
+    package.write(step="STEP = 1\n", some="from .step import STEP\n@kernel\ndef run(x):\n    return x + STEP\n")
+    reloads = (
+        "import importlib, pathlib, sys; sys.dont_write_bytecode = True; from made import some, step; print(some.run(1)); "
+        "path = pathlib.Path(step.__file__); old = path.read_text(); path.write_text('STEP = 20\\n'); "
+        "importlib.reload(step); importlib.reload(some); print(some.run(1))"
+    )
+    assert package.run(reloads).split() == ["2", "21"]
+    assert package.run("from made import some; print(some.run(1), len(some.run.stats.cache_hits))") == "21 0"
+
+
+def test_a_kernel_runs_where_its_code_cannot_be_kept(package: Package) -> None:
+    package.write(some="@kernel\ndef run(x):\n    return x + 1\n")
+    taken = package.folder / "__pycache__"
+    run = "import warnings; warnings.simplefilter('always'); from made.some import run; {}print(run(1))"
+    gone = f"import pathlib, shutil; shutil.rmtree({str(taken)!r}); pathlib.Path({str(taken)!r}).touch(); "
+    assert package.run(run.format(gone)) == "2", "the folder goes after the import, as when the disk fills up"
+    assert "machine code is not kept" in package.errors
+    assert package.run(run.format(""), HOME="/dev/null", XDG_CACHE_HOME="/dev/null/none") == "2", "there is none from the start"
+    assert "NUMBA_CACHE_DIR" in package.errors
+
+
+def test_a_kernel_without_a_file_of_its_own_is_not_kept(package: Package) -> None:
+    text = "@kernel\ndef run(x):\n    return x + 1\n"
+    with zipfile.ZipFile(package.folder / "all.zip", "w") as file:
+        file.writestr("zipped.py", HEAD + text)
+    told = package.run(
+        f"exec(compile({HEAD + text!r}, '<stdin>', 'exec'))\nprint(run(1))\n"
+        f"import sys; sys.path.insert(0, {str(package.folder / 'all.zip')!r})\nfrom zipped import run\nprint(run(1))"
+    )
+    assert (told.split(), package.errors) == (["2", "2"], "")
+
+
+def test_a_numba_that_numbers_in_another_way_is_refused(package: Package) -> None:
+    other = "from numba.core.bytecode import FunctionIdentity as F\ndel F._unique_ids\ntry: import negative_queues.kernels\n"
+    assert "Numba" in package.run(f"{other}except ImportError as error: print(error)")
 
 
 @pytest.mark.parametrize(
     "text",
     [
+        "if True: from . import b",
+        "x = 1; import made.b as c",
+        "from .b import (  # (so)\n    x,\n)",
+        "from . import (  # (so)\n    a,  # :)\n    b,\n)",
+        "from . import main, \\\n    b",
+        "from.b import x",
+        "from .import b",
         "from made import b",
         "import made.a, made.b",
         "from . import b",
@@ -143,7 +227,7 @@ def test_a_kernel_that_takes_a_function_is_not_kept(package: Package) -> None:
         "from .a import x",  # which imports it, and this file in turn
     ],
 )
-def test_sources_are_a_file_and_what_it_imports(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_are_a_file_and_what_it_imports(tmp_path: Path, text: str) -> None:
     def hash_with(case: str, **changed: str) -> str:
         made = tmp_path / case / "made"
         made.mkdir(parents=True)
@@ -156,10 +240,8 @@ def test_sources_are_a_file_and_what_it_imports(tmp_path: Path, text: str, monke
         } | changed
         for name, content in files.items():
             (made / f"{name}.py").write_text(content)
-        monkeypatch.setattr("negative_queues.kernels._ROOT", made.parent)
         return sources(made / "main.py")
 
-    monkeypatch.setattr("negative_queues.kernels._PACKAGES", ("made",))
     hashes = [
         hash_with("as it is"),
         hash_with("other", c="x = 2"),
