@@ -323,6 +323,7 @@ class EmbeddedLog:
             raise unknown_topic(name, str(self.path), self._names())
         file = read_topic_file(self._file(name))
         with self._lock:
+            self._check_open()  # Closed meanwhile, it would never let go of a topic that is made now.
             if name not in self._topics:
                 partitions = [self._open_partition(name, index) for index in range(file.partitions)]
                 self._topics[name] = EmbeddedTopic(name, partitions, file.retention_ms)
@@ -332,8 +333,8 @@ class EmbeddedLog:
 
     def close(self) -> None:
         """Release files and locks; using a topic afterwards is an error."""
-        self._closed = True
         with self._lock:
+            self._closed = True
             for topic in self._topics.values():
                 topic._close()
 

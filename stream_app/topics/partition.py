@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
@@ -247,19 +248,24 @@ class Partition:
 
     def _look(self, operation: Callable[[], _T]) -> _T:
         """Return what ``operation`` reads; a reader opens again and repeats it where files changed under its view."""
-        failure: Exception | None = None
-        for pause in (0.0,) if self._store.writes else _RETRY_PAUSES:
-            try:
-                if failure is not None:
-                    self._catch_up()
-                return operation()
-            except TopicError:
-                raise
-            except Exception as error:
-                failure = error
-            self._store.release()
-            time.sleep(pause)
-        raise TopicError(f"cannot read {self._store.name}: {failure}; repair or restore it") from failure
+        failed: list[Exception] = []
+        try:
+            for pause in (0.0,) if self._store.writes else _RETRY_PAUSES:
+                try:
+                    if failed:
+                        self._catch_up()
+                    return operation()
+                except TopicError:
+                    raise
+                except Exception as error:
+                    # What it was at holds a cursor, and that the database, with its files, however it is released.
+                    traceback.clear_frames(error.__traceback__)
+                    failed = [error]
+                self._store.release()
+                time.sleep(pause)
+            raise TopicError(f"cannot read {self._store.name}: {failed[0]}; repair or restore it") from failed[0]
+        finally:
+            failed = []  # An error knows this frame: kept in it, both would stay until somebody looks for garbage.
 
     def _load(self) -> None:
         """Read start, end and newest ``ts`` from the store."""

@@ -15,20 +15,23 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 VERSION = "4.1.0"
 SLF4J = "1.7.36"  # Without a binding of slf4j the broker logs nothing, not even that it started.
 STORE_PASSWORD = "of-a-key-that-lives-as-long-as-a-test"
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
-START_S = 60.0
+START_S = 300.0
+"""Bounds a start that hangs; it takes two seconds, and twenty where the machine is busy."""
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>freshet</groupId>
@@ -86,15 +89,39 @@ def fetch_jars() -> Path:
 
 
 def free_ports(n: int) -> list[int]:
-    """Return ``n`` ports of loopback that nothing listens on now."""
-    sockets = [socket.socket() for _ in range(n)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Return ``n`` ports of loopback that nothing listens on now, and that stay this process's among all that ask here.
+
+    Below those that the system gives to whoever connects: one of these may be taken before a broker binds it, or while it is
+    down, and whoever tries to reach a broker that is down may be given its port and so be connected to itself.
+    """
+    locks = Path(tempfile.gettempdir()) / f"freshet-ports-{os.getuid()}"
+    locks.mkdir(exist_ok=True)
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(20_000, _lowest_given_port()), k=2_000):
+        if len(found) == n:
+            break
+        lock = (locks / str(port)).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as tried:
+                tried.bind(("127.0.0.1", port))
+        except OSError:
+            lock.close()
+            continue
+        _PORT_LOCKS.append(lock)
+        found.append(port)
+    assert len(found) == n, f"of 2,000 ports {len(found)} are free, {n} are wanted"
+    return found
+
+
+_PORT_LOCKS: list[IO[str]] = []
+"""Held as long as the process lives."""
+
+
+def _lowest_given_port() -> int:
+    """Return the first port that the system gives to whoever connects or binds port 0."""
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    return max(22_001, int(given.read_text().split()[0])) if given.exists() else 32_768
 
 
 class Broker:
@@ -149,7 +176,7 @@ class Broker:
         """Start, on the same data and ports as before if there was a before; return when clients are served.
 
         Raises:
-            BrokerError: it ended, or is not up after a minute.
+            BrokerError: it ended, or is not up after :data:`START_S` seconds.
         """
         if self._process is not None:
             return self
@@ -227,7 +254,7 @@ class Broker:
             return
         process.send_signal(number)
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -13,7 +13,7 @@ import pytest
 from stream_app.events import IMPRESSIONS, SAMPLES
 from tests.integration.broker import Broker
 from tests.integration.test_train_kill import STARTED, check_learned_once, finish, freshet, newest
-from tests.integration.worker_process import Cluster, simulated, stop
+from tests.integration.worker_process import PATIENCE_S, Cluster, simulated, stop
 
 AWAY_S = 60.0
 REQUESTS = 6_000
@@ -42,9 +42,9 @@ def test_both_wait_for_a_minute_and_go_on(how: str, kafka_broker: Broker, tmp_pa
         worker = cluster.worker()
         made = simulated(REQUESTS, 2)
         cluster.produce(made[: len(made) // 3])
-        cluster.wait_for(lambda: SAMPLES in cluster.log.topics(), 60)
+        cluster.wait_for(lambda: SAMPLES in cluster.log.topics())
         trainer = freshet(*words)
-        cluster.wait_for(lambda: bool(newest(run)) or trainer.poll() is not None, 60)
+        cluster.wait_for(lambda: bool(newest(run)) or trainer.poll() is not None)
         assert trainer.poll() is None, trainer.communicate()[1]
         load = threading.Thread(target=cluster.produce, args=(made[len(made) // 3 :], 500.0))
         load.start()
@@ -59,9 +59,9 @@ def test_both_wait_for_a_minute_and_go_on(how: str, kafka_broker: Broker, tmp_pa
             kafka_broker.start()
         else:
             kafka_broker.resume()
-        load.join(120)
+        load.join(PATIENCE_S)
         assert not load.is_alive()
-        cluster.wait_until_joined(90)
+        cluster.wait_until_joined()
         assert worker.poll() is None
         assert trainer.poll() is None, trainer.communicate()[1]
         assert stop(worker) == 0
@@ -69,7 +69,7 @@ def test_both_wait_for_a_minute_and_go_on(how: str, kafka_broker: Broker, tmp_pa
         assert n_rows + len(cluster.letters(IMPRESSIONS)) == REQUESTS
         time.sleep(2)
         trainer.send_signal(signal.SIGINT)
-        _, err = trainer.communicate(timeout=60)
+        _, err = trainer.communicate(timeout=PATIENCE_S)
         assert trainer.returncode == 0, err
         result = finish(*words)
         assert result["requests"] == n_rows

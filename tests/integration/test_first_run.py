@@ -20,7 +20,7 @@ def digests(log: Path, kernels: Path) -> dict[str, Any]:
     models = [word for name in ("egin", "din", "dnn", "bst", "dien") for word in ("--model", name)]
     command = [sys.executable, "-m", "stream_app.cli", "replay", "--log", str(log), *models, "--threads", "2", "--json"]
     environment = os.environ | {"NUMBA_CACHE_DIR": str(kernels)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1_800, check=False)
     assert done.returncode == 0, done.stderr
     return {name: model["digest"] for name, model in json.loads(done.stdout)["models"].items()}
 

@@ -26,7 +26,8 @@ from stream_app.topics.kafka_writer import FencedError
 from stream_app.topics.memory import MemoryLog
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 120
+PATIENCE_S = 300
+"""Bounds what hangs."""
 ROWS = 20_000
 
 
@@ -68,7 +69,7 @@ def test_what_an_earlier_run_has_under_way_is_settled_before_it_is_counted(kafka
         dead = KafkaProducer(bootstrap_servers=kafka, transactional_id=f"{config.topic_prefix}import-i")
         dead.init_transactions()
         dead.begin_transaction()
-        dead.send(config.topic_prefix + IMPRESSIONS, value=b"two", partition=0).get(10)
+        dead.send(config.topic_prefix + IMPRESSIONS, value=b"two", partition=0).get(60)
         with book.claim("i", log) as later:
             theirs = later.topic(IMPRESSIONS)
             assert book.appended(theirs, 0, 0) == 3

@@ -19,15 +19,14 @@ import pytest
 from stream_app.events import IMPRESSIONS, SAMPLES
 from tests.integration.broker import Broker
 from tests.integration.test_train_kill import STARTED, check_learned_once, finish, freshet, newest
-from tests.integration.worker_process import Cluster, simulated, stop
+from tests.integration.worker_process import PATIENCE_S, REFUSED, Cluster, catches, simulated, stop
 
 ROUNDS = 3
 """Of each kind."""
 PER_SECOND = 150.0
-REQUESTS = 15_000
-"""More than are produced before the last kill."""
+REQUESTS = 30_000
+"""More than are produced before the last kill: their events last for eleven minutes."""
 
-REFUSED = "Is a broker up there? Check kafka.servers"
 # The client leaves sockets behind where it cannot connect.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
 
@@ -46,9 +45,9 @@ class Live:
         self.load = threading.Thread(target=self._produce)
         self.load.start()
         self.worker = self.cluster.worker()
-        self.cluster.wait_for(lambda: SAMPLES in self.cluster.log.topics(), 60)
+        self.cluster.wait_for(lambda: SAMPLES in self.cluster.log.topics())
         self.trainer = freshet(*self.words)
-        self.cluster.wait_for(lambda: bool(newest(self.run)) or self.trainer.poll() is not None, 60)
+        self.cluster.wait_for(lambda: bool(newest(self.run)) or self.trainer.poll() is not None)
 
     def _produce(self) -> None:
         """Append records at a pace until it is enough."""
@@ -57,7 +56,7 @@ class Live:
             if self.enough.is_set():
                 return
             self.cluster.produce(made[first : first + 50])
-            time.sleep(max(0.0, began + first / PER_SECOND - time.monotonic()))
+            self.enough.wait(max(0.0, began + first / PER_SECOND - time.monotonic()))
 
     def kill_worker(self, draw: random.Random) -> None:
         """Kill it; the same command goes on."""
@@ -82,17 +81,27 @@ class Live:
     def start_again(self) -> None:
         """Start what had just been started when the broker went."""
         if self.worker.poll() is not None:
-            assert self.cluster.told("w0").rstrip().endswith(REFUSED)
+            assert self.cluster.refused(), self.cluster.told()
             self.worker = self.cluster.worker()
         if self.trainer.poll() is not None:
             assert self.trainer.communicate()[1].rstrip().endswith(REFUSED)
             self.trainer = freshet(*self.words)
 
+    def joined(self) -> bool:
+        """Whether all is joined; what ended because the broker was away, and was slow to, is started again meanwhile."""
+        self.start_again()
+        return self.cluster.joined()
+
+    def hears(self) -> bool:
+        """Whether the trainer hears Ctrl-C: one that was just started is to import first."""
+        self.start_again()
+        return catches(self.trainer.pid, signal.SIGTERM)
+
     def second_worker(self, draw: random.Random) -> None:
         """Let another worker come, and leave in good order or be killed."""
-        guest = self.cluster.worker("w1")
         assigned = self.cluster.told("w1").count("partitions assigned")
-        self.cluster.wait_for(lambda: self.cluster.told("w1").count("partitions assigned") > assigned, 60)
+        guest = self.cluster.worker("w1")
+        self.cluster.wait_for(lambda: self.cluster.told("w1").count("partitions assigned") > assigned)
         time.sleep(draw.uniform(0.0, 4.0))
         if draw.random() < 0.5:
             assert stop(guest) == 0
@@ -128,18 +137,17 @@ def test_each_is_killed_at_random_moments_under_load(live: Live) -> None:
         assert live.load.is_alive(), "the load had ended before the last kill"
         kind(draw)
     live.enough.set()
-    live.load.join(120)
+    live.load.join(PATIENCE_S)
     assert not live.load.is_alive()
-    live.start_again()
     cluster = live.cluster
-    cluster.wait_until_joined(180)
+    cluster.wait_for(live.joined)
     assert stop(live.worker) == 0
     n_rows = cluster.check_against_embedded()
     shown = sum(cluster.log.topic(IMPRESSIONS).end(p) for p in range(2))
     assert n_rows + len(cluster.letters(IMPRESSIONS)) == shown > 500
-    time.sleep(2)
+    cluster.wait_for(live.hears)
     live.trainer.send_signal(signal.SIGINT)
-    _, err = live.trainer.communicate(timeout=60)
+    _, err = live.trainer.communicate(timeout=PATIENCE_S)
     assert live.trainer.returncode == 0, err
     result = finish(*live.words)
     assert result["requests"] == n_rows

@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("batch_requests=3", "checkpoint_seconds=0.2", "window_ms=300000")
 OPTIONS = ("--threads", "1", *(word for setting in SETTINGS for word in ("--set", f"replay.{setting}")))
 MODELS = ("--model", "dnn", "--model", "trend")
-PATIENCE_S = 120
+PATIENCE_S = 300
+"""Bounds what hangs."""
+TRIES = 9
+"""A run may end before it is killed, where the machine lets it run and not the test; then another one is begun."""
 
 pytestmark = pytest.mark.slow
 
@@ -106,14 +109,18 @@ def test_kill_9_at_random_moments_changes_nothing(
 ) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}")
-    moments, run, kills = random.Random(seed), tmp_path / "run", 0
-    for _ in range(3):
-        process = start(log, run)
-        wait_for_steps(run, newest(run), process)
-        time.sleep(moments.uniform(0.0, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=PATIENCE_S)
-        kills += process.returncode == -signal.SIGKILL
+    moments = random.Random(seed)
+    for n in range(TRIES):
+        run, kills = tmp_path / f"run{n}", 0
+        for _ in range(3):
+            process = start(log, run)
+            wait_for_steps(run, newest(run), process)
+            time.sleep(moments.uniform(0.0, 0.4))
+            process.send_signal(signal.SIGKILL)
+            process.communicate(timeout=PATIENCE_S)
+            kills += process.returncode == -signal.SIGKILL
+        if kills:
+            break
     assert kills, "the run ended before any kill"
     process = start(log, run)
     out, err = process.communicate(timeout=PATIENCE_S)
@@ -124,12 +131,15 @@ def test_kill_9_at_random_moments_changes_nothing(
 def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(
     log: Path, tmp_path: Path, undisturbed: tuple[dict[str, Any], list[Any]]
 ) -> None:
-    run = tmp_path / "run"
-    process = start(log, run)
-    wait_for_steps(run, "", process)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, out) == (130, "")
+    for n in range(TRIES):
+        run = tmp_path / f"run{n}"
+        process = start(log, run)
+        wait_for_steps(run, "", process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_S)
+        if process.returncode:
+            break
+    assert (process.returncode, out) == (130, ""), err
     assert "stopping after this step" in err
     stopped = re.search(r"stopped after ([\d,]+) requests", err)
     assert stopped is not None

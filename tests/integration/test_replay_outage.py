@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -21,8 +22,12 @@ pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a repl
 
 def children(pid: int) -> list[int]:
     """Return the processes that a process has started and that read for it."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(each) for each in found if b"stream_app.read_child" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    found = []
+    for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):  # It has ended meanwhile.
+            if b"stream_app.read_child" in Path(f"/proc/{each}/cmdline").read_bytes():
+                found.append(int(each))
+    return found
 
 
 def test_a_broker_that_is_gone_is_told_of(kafka_broker: Broker) -> None:

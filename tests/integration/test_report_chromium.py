@@ -20,7 +20,7 @@ def opened(chromium: str, path: Path, profile: Path, *options: str, width: int =
     """Open a page; return the document after its scripts ran, and the lines of the console."""
     command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
     command += ["--enable-logging=stderr", f"--window-size={width},2000", "--virtual-time-budget=8000", *OFFLINE, *options]
-    done = subprocess.run([*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=100, check=True)
+    done = subprocess.run([*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=300, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -54,7 +55,8 @@ TRAIN = (
     "--set",
     "vectors.capacity=60",
 )
-PATIENCE_S = 60
+PATIENCE_S = 300
+"""Bounds what hangs."""
 KILLS = 4
 
 pytestmark = pytest.mark.slow
@@ -102,10 +104,11 @@ def newest(run: Path) -> str:
     return pointer.read_text().strip() if pointer.exists() else ""
 
 
-def kill_at_random_moments(run: Path, start: Callable[[], subprocess.Popen[str]], moments: random.Random) -> None:
+def kill_at_random_moments(run: Path, start: Callable[[], subprocess.Popen[str]], moments: random.Random, pace: Pace) -> None:
     """Start the trainer and kill it some time after it has written a checkpoint, several times."""
     for _ in range(KILLS):
         process, before, deadline = start(), newest(run), time.monotonic() + PATIENCE_S
+        pace.more()
         while newest(run) == before and process.poll() is None:
             assert time.monotonic() < deadline, "no checkpoint came"
             time.sleep(0.01)
@@ -145,23 +148,48 @@ def check_learned_once(log: Log, run: Path, result: dict[str, Any], source: Sequ
     assert json.loads(out)["digests"] == {name: model["digest"] for name, model in result["models"].items()}
 
 
+class Pace:
+    """How fast a thread appends, so that something is left for each life of the trainer, however long it takes to begin.
+
+    Args:
+        share: of all, that may be appended quickly in each life.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.hurry = threading.Event()
+        """Set: all that is left, at once."""
+        self._share = share
+        self._allowed = share
+
+    def more(self) -> None:
+        """Another life has begun."""
+        self._allowed += self._share
+
+    def wait(self, done: float, *, stops: bool) -> None:
+        """Wait a little; once so large a part is done as may be, until there is another life, or else ten times as long."""
+        self.hurry.wait(0.05)
+        slowly = 9
+        while done >= self._allowed and (stops or slowly) and not self.hurry.wait(0.05):
+            slowly -= 1
+
+
 @contextlib.contextmanager
-def appending(work: Callable[[threading.Event], None]) -> Iterator[threading.Event]:
+def appending(work: Callable[[Pace], None], share: float) -> Iterator[Pace]:
     """Run ``work`` on a thread, which is told to hurry at the end."""
-    hurry, errors = threading.Event(), []
+    pace, errors = Pace(share), []
 
     def run() -> None:
         try:
-            work(hurry)
+            work(pace)
         except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        yield hurry
+        yield pace
     finally:
-        hurry.set()
+        pace.hurry.set()
         thread.join(PATIENCE_S)
     assert not thread.is_alive()
     assert not errors, errors
@@ -173,22 +201,27 @@ def test_kill_9_while_a_join_appends(joined: Path, tmp_path: Path) -> None:
     path, run = tmp_path / "log", tmp_path / "run"
     words = ("train", "--log", path, "--run", run, *TRAIN)
 
-    def raw_events(hurry: threading.Event) -> None:
-        """Copy the raw events as if they came now, some every few ms."""
+    def raw_events(pace: Pace) -> None:
+        """Copy the raw events as if they came now, some every few ms; strictly in the order of time, and never stopping.
+
+        A topic that is silent for a second is marked as idle up to the others' time: what is older and comes then is late.
+        """
         with open_log(joined) as source, EmbeddedLog(path) as log:
-            topics = [(source.topic(name), log.create(name, n)) for name, n in source.topics().items() if name in RAW_TOPICS]
-            positions = {(old.name, p): 0 for old, _ in topics for p in range(old.n_partitions)}
-            copied = True
-            while copied:
-                copied = False
-                for old, new in topics:
-                    for p in range(old.n_partitions):
-                        records = old.read(p, positions[old.name, p], 1_000 if hurry.is_set() else 2)
-                        if records:
-                            new.append(p, [Message(r.ts, r.key, r.value) for r in records])
-                            positions[old.name, p] += len(records)
-                            copied = True
-                hurry.wait(0.05)
+            names = [name for name in source.topics() if name in RAW_TOPICS]
+            events = [
+                (record.ts, name, p, Message(record.ts, record.key, record.value))
+                for name in names
+                for p in range(source.topic(name).n_partitions)
+                for record in source.topic(name).read(p, 0, 100_000)
+            ]
+            events.sort(key=lambda event: event[0])
+            done = 0
+            while done < len(events):
+                some = events[done : done + (1_000 if pace.hurry.is_set() else 8)]
+                for (name, p), part in itertools.groupby(some, key=lambda event: event[1:3]):
+                    log.topic(name).append(p, [message for *_, message in part])
+                done += len(some)
+                pace.wait(done / len(events), stops=False)
 
     with open_log(joined) as source, EmbeddedLog(path) as log:
         for name, n_partitions in source.topics().items():
@@ -196,9 +229,9 @@ def test_kill_9_while_a_join_appends(joined: Path, tmp_path: Path) -> None:
                 log.create(name, n_partitions)
     for name in ("freshet.toml", "joined.toml"):
         (path / name).write_bytes((joined / name).read_bytes())
-    with appending(raw_events):
+    with appending(raw_events, 0.1) as pace:
         join = freshet("join", "--log", path, "--follow")
-        kill_at_random_moments(run, lambda: freshet(*words), random.Random(seed))
+        kill_at_random_moments(run, lambda: freshet(*words), random.Random(seed), pace)
     join.send_signal(signal.SIGINT)
     assert join.wait(PATIENCE_S) == 0
     join.communicate()
@@ -215,10 +248,10 @@ def cluster(server: str, prefix: str) -> KafkaConfig:
     return KafkaConfig(servers=(server,), topic_prefix=prefix)
 
 
-def samples_to(server: str, prefix: str, joined: Path) -> Callable[[threading.Event], None]:
+def samples_to(server: str, prefix: str, joined: Path) -> Callable[[Pace], None]:
     """Return what copies the items of a log to a broker, and then its samples, a block every few ms."""
 
-    def work(hurry: threading.Event) -> None:
+    def work(pace: Pace) -> None:
         with open_log(joined) as source, open_kafka(cluster(server, prefix)) as log:
             items = source.topic(ITEMS)
             copies = log.create(ITEMS, items.n_partitions)
@@ -226,12 +259,13 @@ def samples_to(server: str, prefix: str, joined: Path) -> Callable[[threading.Ev
                 copies.append(p, [Message(each.ts, each.key, each.value) for each in items.read(p, 0, 10_000)])
             old = source.topic(SAMPLES)
             new = log.create(SAMPLES, old.n_partitions)
-            for position in range(max(old.end(p) for p in range(old.n_partitions))):
+            end = max(old.end(p) for p in range(old.n_partitions))
+            for position in range(end):
                 for p in range(old.n_partitions):
                     if position < old.end(p):
                         (record,) = old.read(p, position, 1)
                         new.append(p, [Message(record.ts, b"", record.value)])
-                hurry.wait(0.05)
+                pace.wait((position + 1) / end, stops=True)
 
     return work
 
@@ -246,8 +280,8 @@ def test_kill_9_on_a_broker(kafka: str, joined: Path, tmp_path: Path) -> None:
     print(f"seed {seed}")
     prefix, run = f"kill-{seed}-", tmp_path / "run"
     words = kafka_words(kafka, prefix, joined, run)
-    with appending(samples_to(kafka, prefix, joined)):
-        kill_at_random_moments(run, lambda: freshet(*words), random.Random(seed))
+    with appending(samples_to(kafka, prefix, joined), 0.18) as pace:
+        kill_at_random_moments(run, lambda: freshet(*words), random.Random(seed), pace)
     result = finish(*words)
     with open_kafka(cluster(kafka, prefix)) as log:
         check_learned_once(log, run, result, ())
@@ -265,10 +299,11 @@ def test_a_broker_that_is_killed_and_stays_away_for_a_while(kafka_broker: Broker
     print(f"seed {seed}")
     moments, run = random.Random(seed), tmp_path / "run"
     words = kafka_words(kafka_broker.server, "away-", joined, run)
-    with appending(samples_to(kafka_broker.server, "away-", joined)):
+    with appending(samples_to(kafka_broker.server, "away-", joined), 0.3) as pace:
         trainer = freshet(*words)
         for away in (0.0, 8.0):
             before, deadline = newest(run), time.monotonic() + PATIENCE_S
+            pace.more()
             while newest(run) == before and trainer.poll() is None:
                 assert time.monotonic() < deadline, "no checkpoint came"
                 time.sleep(0.01)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +29,9 @@ from stream_app.topics.memory import MemoryLog
 
 ROOT = Path(__file__).resolve().parents[2]
 JOIN = JoinConfig(label_window_ms=5_000, lateness_ms=200)
+PATIENCE_S = 300.0
+"""Bounds what hangs, nothing else: a worker has begun after five seconds, and after half a minute where the machine is busy."""
+REFUSED = "Is a broker up there? Check kafka.servers"
 
 
 class Cluster:
@@ -39,6 +44,8 @@ class Cluster:
         self.config = msgspec.structs.replace(reached or KafkaConfig(), servers=(server,), topic_prefix=f"{self.name}.")
         self.log: KafkaLog = open_kafka(self.config)
         self.workers: list[subprocess.Popen[bytes]] = []
+        self.hurry = threading.Event()
+        """Set: what is still to be produced comes at once, whatever its pace."""
 
     def worker(self, worker_id: str = "w0", *more: str) -> subprocess.Popen[bytes]:
         """Start a worker process."""
@@ -67,8 +74,13 @@ class Cluster:
         return [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
 
     def told(self, worker_id: str = "w0") -> str:
-        """Return what a worker has printed."""
-        return (self.folder / f"{worker_id}.log").read_text()
+        """Return what a worker has printed; nothing before it was first started."""
+        file = self.folder / f"{worker_id}.log"
+        return file.read_text() if file.exists() else ""
+
+    def refused(self, worker_id: str = "w0") -> bool:
+        """Whether a worker has ended as it does where no broker is; its joiners may have had a last word."""
+        return any(line.endswith(REFUSED) for line in self.told(worker_id).splitlines()[-5:])
 
     def produce(self, made: Sequence[tuple[str, int, Message]], per_second: float | None = None) -> None:
         """Append raw records in order, a few hundred at a time."""
@@ -80,16 +92,16 @@ class Cluster:
             for (topic, partition), messages in by_place.items():
                 self.log.topic(topic).append(partition, messages)
             if per_second is not None:
-                time.sleep(max(0.0, began + first / per_second - time.monotonic()))
+                self.hurry.wait(max(0.0, began + first / per_second - time.monotonic()))
 
     def create(self, n_partitions: int) -> None:
         """Create the raw topics that the simulation fills."""
         for name in ("impressions", "actions", "items"):
             self.log.create(name, n_partitions)
 
-    def wait_until_joined(self, seconds: float = 60.0) -> None:
+    def wait_until_joined(self) -> None:
         """Wait until each impression is a row or a dead letter; fail with what the workers said."""
-        self.wait_for(self.joined, seconds)
+        self.wait_for(self.joined)
 
     def joined(self) -> bool:
         """Whether each impression is a row or a dead letter."""
@@ -101,12 +113,12 @@ class Cluster:
         rows = sum(len(self.rows(p)) for p in range(n))
         return rows + len(self.letters(IMPRESSIONS)) >= made
 
-    def wait_for(self, done: Callable[[], bool], seconds: float) -> None:
+    def wait_for(self, done: Callable[[], bool]) -> None:
         """Wait until something is so; fail with what the workers said."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE_S
         while not done():
             told = "\n".join(file.read_text()[-3_000:] for file in self.folder.glob("*.log"))
-            assert time.monotonic() < deadline, f"not done after {seconds} s:\n{told}"
+            assert time.monotonic() < deadline, f"not done after {PATIENCE_S:.0f} s:\n{told}"
             time.sleep(0.3)
 
     def rows(self, partition: int) -> dict[int, dict[str, Any]]:
@@ -152,10 +164,16 @@ class Cluster:
         self.log.close()
 
 
-def stop(process: subprocess.Popen[bytes], seconds: float = 30.0) -> int:
+def stop(process: subprocess.Popen[bytes]) -> int:
     """End a worker politely; return its exit code."""
     process.send_signal(signal.SIGTERM)
-    return process.wait(seconds)
+    return process.wait(PATIENCE_S)
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process handles a signal by itself, as `freshet train` does SIGTERM once it has begun."""
+    caught = re.search(r"^SigCgt:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 def read_all(log: Log, name: str, partition: int) -> list[Record]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from stream_app.behind import Behind
+
+PATIENCE_S = 300
+"""Bounds what hangs."""
 
 
 def test_jobs_are_done_in_their_order_on_one_thread_that_is_not_the_callers() -> None:
@@ -66,7 +70,7 @@ def test_putting_waits_once_the_backlog_is_full() -> None:
     thread.start()
     assert not put.wait(0.2)
     go.set()
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert put.is_set()
     behind.drain()
     behind.close()
@@ -77,17 +81,19 @@ def test_closing_drops_what_waits_and_a_later_job_begins_anew() -> None:
 
     def first() -> None:
         begun.set()
-        go.wait(10)
+        go.wait(PATIENCE_S)
         done.append("first")
 
     behind.put(first)
     behind.put(lambda: done.append("dropped"))
-    assert begun.wait(10)
-    closing = threading.Thread(target=behind.close)
+    assert begun.wait(PATIENCE_S)
+    waits, closing = behind._waiting[-1], threading.Thread(target=behind.close)
     closing.start()
-    closing.join(0.1)  # It has dropped what waits, and waits for the first.
-    go.set()
-    closing.join(10)
+    deadline = time.monotonic() + PATIENCE_S
+    while not waits.cancelled() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    go.set()  # It has dropped what waits, and waits for the first.
+    closing.join(PATIENCE_S)
     assert done == ["first"]
     behind.put(lambda: done.append("after"))
     behind.drain()

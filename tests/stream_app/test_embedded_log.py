@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.topics import Message, PositionLostError, Record, TopicError
+from stream_app.topics import Message, PositionLostError, Record, TopicError, embedded
+from stream_app.topics.chunks import ChunkCursor, DecodedChunk, MissingChunkError
 from stream_app.topics.embedded import EmbeddedLog, open_log
+from stream_app.topics.folder import TopicFile, read_topic_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -349,13 +352,14 @@ with open_log(sys.argv[1]) as log:
         process.kill()
 
 
+def info_logs() -> dict[str, Path]:
+    """Return the info logs of followers that this process has open."""
+    opened = {os.path.realpath(file): file for file in Path("/proc/self/fd").iterdir()}
+    return {path: file for path, file in opened.items() if "/freshet-follow-" in path and "/LOG" in path}
+
+
 def test_a_follower_never_begins_another_info_log(tmp_path: Path) -> None:
     """With its folder gone it could not, and RocksDB would end the process; here after 40 GB that were appended."""
-
-    def info_logs() -> dict[str, Path]:
-        opened = {os.path.realpath(file): file for file in Path("/proc/self/fd").iterdir()}
-        return {path: file for path, file in opened.items() if "/freshet-follow-" in path and "/LOG" in path}
-
     with EmbeddedLog(tmp_path) as log:
         log.create("raw", 1).append(0, [Message(1, b"", b"")])
         others = info_logs()  # of followers that this process has not let go of yet
@@ -363,3 +367,50 @@ def test_a_follower_never_begins_another_info_log(tmp_path: Path) -> None:
             assert follower.topic("raw").end(0) == 1
             (told,) = [file.read_text() for path, file in info_logs().items() if path not in others]
     assert "Options.max_log_file_size: 0\n" in told
+
+
+@pytest.mark.parametrize(("n_failures", "comes"), [(1, True), (100, False)])
+def test_a_read_that_failed_keeps_no_database_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_failures: int, comes: bool
+) -> None:
+    """Not while it is tried again, and not until somebody looks for garbage, which a replay has done rarely."""
+    failures = [MissingChunkError("the writer's files have changed") for _ in range(n_failures)]
+    decoded = ChunkCursor.decoded
+
+    def fails(cursor: ChunkCursor) -> DecodedChunk:
+        if failures:
+            raise failures.pop()
+        return decoded(cursor)
+
+    with EmbeddedLog(tmp_path) as log:
+        log.create("raw", 1).append(0, [Message(1, b"", b"v")])
+    gc.collect()
+    others = info_logs().keys()
+    gc.disable()
+    try:
+        monkeypatch.setattr(ChunkCursor, "decoded", fails)
+        with open_log(tmp_path) as follower:
+            if comes:
+                assert follower.topic("raw").read(0, 0) == [Record(0, 1, b"", b"v")]
+                assert len(info_logs().keys() - others) == 1
+            else:
+                with pytest.raises(TopicError, match=r"cannot read .*files have changed.*restore"):
+                    follower.topic("raw").read(0, 0)
+        assert info_logs().keys() <= others
+    finally:
+        gc.enable()
+
+
+def test_a_topic_that_is_asked_for_while_its_log_closes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a thread may that reads ahead; what it opened then, nobody would close."""
+    with EmbeddedLog(tmp_path) as log:
+        log.create("raw", 1)
+    log = open_log(tmp_path)
+
+    def closes_meanwhile(file: Path) -> TopicFile:
+        log.close()
+        return read_topic_file(file)
+
+    monkeypatch.setattr(embedded, "read_topic_file", closes_meanwhile)
+    with pytest.raises(TopicError, match="is closed; open it again"):
+        log.topic("raw")

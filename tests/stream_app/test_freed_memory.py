@@ -23,7 +23,7 @@ pieces = [bytearray(4_000) for _ in range(50_000)]
 del pieces[:-1]
 kept = anonymous() - before
 with GivesBack(every=0.05):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while anonymous() - before > 20 and time.monotonic() < deadline:
         time.sleep(0.05)
 print(kept, anonymous() - before)
@@ -35,7 +35,7 @@ GLIBC = hasattr(ctypes.CDLL(None), "malloc_trim") and Path("/proc/self/status").
 
 @pytest.mark.skipif(not GLIBC, reason="no glibc on Linux: nothing gives back here (musl, macOS), and what stays is not bounded")
 def test_freed_memory_goes_back() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=True, timeout=600)
     kept, left = map(float, done.stdout.split())
     assert kept > 150, "the C library gives back by itself here: the thread is not needed"
     assert left <= 20

@@ -7,7 +7,6 @@ import gc
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -117,7 +116,11 @@ from stream_app.topics.embedded import EmbeddedLog
 
 folder, options = Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=RowsOptions)
 with EmbeddedLog(folder / "log") as log:
-    run_import("rows", [folder / "log.jsonl"], log, folder / "log", options, on_progress=lambda *done: print(*done, flush=True))
+    def on_progress(*done):
+        print(*done, flush=True)
+        if len(sys.argv) > 3:
+            sys.stdin.readline()  # Waits to be told to go on.
+    run_import("rows", [folder / "log.jsonl"], log, folder / "log", options, on_progress=on_progress)
 """
 
 
@@ -126,13 +129,15 @@ def test_kill_9_and_the_same_again(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), msgspec.json.encode(OPTIONS).decode()]
     held = []
     for chunks in (6, 9):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for _ in range(chunks):
-            assert process.stdout.readline()
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        with subprocess.Popen(
+            [*command, "told"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, close_fds=True
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            for _ in range(chunks):
+                assert process.stdout.readline()
+                process.stdin.write(b"\n")
+            process.kill()  # Anywhere in the next chunk.
         with EmbeddedLog(tmp_path / "log", read_only=True) as log:
             held.append(sum(log.topic(IMPRESSIONS).end(p) for p in range(3)))
     calm = MemoryLog()

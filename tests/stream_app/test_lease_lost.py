@@ -21,6 +21,9 @@ from stream_app.topics.rocks_memory import RocksMemory
 from stream_app.worker_metrics import WorkerMetrics
 from stream_app.worker_options import WorkerOptions
 
+PATIENCE_S = 300
+"""Bounds what hangs."""
+
 
 class Owned:
     """A partition whose second step finds that the lease ran out in its middle."""
@@ -80,13 +83,13 @@ class Made:
 def made(tmp_path: Path) -> Iterator[Made]:
     found = Made(tmp_path)
     found.thread.start()
-    found.thread.assign([0], 7).result(5)
+    found.thread.assign([0], 7).result(PATIENCE_S)
     yield found
-    found.thread.stop().result(5)
+    found.thread.stop().result(PATIENCE_S)
 
 
 def wait_for(so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while not so():
         assert time.monotonic() < deadline
         threading.Event().wait(0.01)
@@ -106,7 +109,7 @@ def test_a_partition_whose_lease_ran_out_in_a_step_is_opened_again_when_the_grou
 
 def test_a_partition_that_was_revoked_meanwhile_stays_closed(made: Made) -> None:
     wait_for(lambda: made.opened[0].closed)
-    made.thread.revoke([0]).result(5)
+    made.thread.revoke([0]).result(PATIENCE_S)
     made.lease.renew(time.monotonic())
     turned = made.thread.turned
     wait_for(lambda: made.thread.turned > turned)
@@ -116,7 +119,7 @@ def test_a_partition_that_was_revoked_meanwhile_stays_closed(made: Made) -> None
 def test_a_partition_that_is_assigned_again_is_opened_once(made: Made) -> None:
     wait_for(lambda: made.opened[0].closed)
     made.lease.renew(time.monotonic())
-    made.thread.assign([0], 8).result(5)
+    made.thread.assign([0], 8).result(PATIENCE_S)
     wait_for(lambda: made.opened[-1].n_steps > 2)
     assert len(made.opened) == 2
 
@@ -124,7 +127,7 @@ def test_a_partition_that_is_assigned_again_is_opened_once(made: Made) -> None:
 def test_a_partition_is_not_opened_without_a_lease(made: Made) -> None:
     """Opening takes the fence from whoever has it: that must not be a worker that stood still while another took over."""
     wait_for(lambda: made.opened[0].closed)
-    made.thread.assign([0], 8).result(5)
+    made.thread.assign([0], 8).result(PATIENCE_S)
     turned = made.thread.turned
     wait_for(lambda: made.thread.turned > turned)
     assert len(made.opened) == 1

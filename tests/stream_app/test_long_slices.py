@@ -27,9 +27,10 @@ def _asked() -> tuple[int, int, int]:
 @pytest.mark.skipif(platform.system() != "Linux" or platform.machine() not in GETATTR, reason="Linux has slices")
 def test_a_thread_has_long_slices_and_hands_them_on_and_others_do_not() -> None:
     mine, found = _asked(), []
+    nice = min(19, mine[1] + 3)  # Whoever is nice already may be nicer, and not less.
 
     def behind() -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 3)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
         take_long_slices()
         found.append(_asked())
         begun = threading.Thread(target=lambda: found.append(_asked()))
@@ -41,7 +42,7 @@ def test_a_thread_has_long_slices_and_hands_them_on_and_others_do_not() -> None:
     thread.join()
     release = [int(part) for part in re.findall(r"\d+", platform.release())[:2]]
     slice_ns = SLICE_NS if release >= [6, 12] else found[0][2]
-    assert found == [(mine[0], 3, slice_ns)] * 2
+    assert found == [(mine[0], nice, slice_ns)] * 2
     assert _asked() == mine
 
 

@@ -34,6 +34,8 @@ from stream_app.train_launch import places_after
 
 Make = Callable[..., SampleBlock]
 N_ITEMS = 21
+PATIENCE_S = 300
+"""Bounds what hangs."""
 
 
 class Counts(Learner):
@@ -45,7 +47,6 @@ class Counts(Learner):
         self.shown = np.full(N_ITEMS, 2.0)
         self.seen: list[tuple[int, int]] = []
         self.poison: str | None = None
-        self.step_seconds = 0.0
 
     def predict(self, block: SampleBlock) -> Scores:
         items = block.ragged("candidate.item").values
@@ -53,7 +54,6 @@ class Counts(Learner):
         return 1 - scores if self.poison == "upside down" else scores
 
     def learn(self, block: SampleBlock) -> Stats:
-        time.sleep(self.step_seconds)
         self.seen += zip(block.column("partition").tolist(), block.column("seq").tolist(), strict=True)
         items, labels = block.ragged("candidate.item").values, block.ragged("candidate.label").values
         self.clicks *= 0.999
@@ -318,10 +318,17 @@ def test_a_long_step_loses_nothing(make_block: Make, tmp_path: Path) -> None:
     """While a step takes long the reader fills its queue and waits; nobody has to be told that it is still there."""
     topic, schema = topic_of(make_block, 60), make_block([0], [0]).schema
     trainer = trainer_of(config_of(), schema, None)
-    counts(trainer).step_seconds = 0.05
     fills: list[float] = []
     with reader_of(topic, schema, trainer) as reader:
-        trainer.run(reader, on_tick=lambda status: fills.append(status.queue_fill))
+
+        def takes_long(seconds: float) -> None:
+            deadline = time.monotonic() + PATIENCE_S
+            while trainer.batches == 3 and reader.queue_fill() < 1 and time.monotonic() < deadline:
+                time.sleep(1e-3)
+            if trainer.batches == 3:
+                time.sleep(0.2)  # With nowhere to put the next one.
+
+        trainer.run(reader, on_step=takes_long, on_tick=lambda status: fills.append(status.queue_fill))
     assert sorted(counts(trainer).seen) == [(p, seq) for p in range(2) for seq in range(60)]
     assert max(fills) == 1.0
 
@@ -356,9 +363,10 @@ def test_a_collapse_turns_back_to_a_checkpoint_that_a_good_window_has_proven(mak
     config = config_of(guard_windows=2)
     with RunFolder.create(tmp_path / "run", config) as folder:
         trainer = trainer_of(config, schema, folder)
-        counts(trainer).step_seconds = 2e-3  # checkpoints all along
 
         def poison(seconds: float) -> None:
+            while trainer.batches % 10 == 0 and folder.saving:  # checkpoints all along
+                time.sleep(1e-3)
             if trainer.ts > 3_000:
                 counts(trainer).poison = "upside down"
 

@@ -24,6 +24,9 @@ from stream_app.worker import Delivery, batch_message, delivered_topics, make_ap
 from stream_app.worker_metrics import WorkerMetrics
 from stream_app.worker_options import WorkerOptions
 
+PATIENCE_S = 300
+"""Bounds what hangs."""
+
 
 class OpenPartition:
     """Stands for a partition that is owned: it has an inbox, and never steps."""
@@ -60,12 +63,12 @@ class Worker:
             WorkerOptions(worker_id="w", state_dir=folder), KafkaConfig(servers=("localhost:1",)), self.delivery
         )
         self.joiners.start()
-        self.joiners.assign([0, 1], 1).result(5)
+        self.joiners.assign([0, 1], 1).result(PATIENCE_S)
 
     def assign(self, delivery: Delivery) -> None:
         app = SimpleNamespace(consumer_generation_id=1)
         run(delivery.assigned(app, [TP(f"x.{name}", p) for name in ("actions", "impressions") for p in (0, 1)]))
-        self.joiners.assign([], 1).result(5)
+        self.joiners.assign([], 1).result(PATIENCE_S)
 
     def agent(self, topic: str) -> Any:
         return next(agent for name, agent in self.app.agents.items() if topic in name)
@@ -84,7 +87,7 @@ class Worker:
 def worker(tmp_path: Path) -> Iterator[Worker]:
     made = Worker(tmp_path)
     yield made
-    made.joiners.stop().result(5)
+    made.joiners.stop().result(PATIENCE_S)
 
 
 def run(coroutine: Any) -> None:
@@ -158,7 +161,7 @@ def test_partitions_are_taken_from_while_they_are_open_and_have_room(tmp_path: P
     worker.opened[0].inbox.acknowledge([cast(Any, SimpleNamespace(topic="actions", position=6))])
     assert delivery.with_room(wanted) == wanted
     assert delivery.waiting == set()
-    worker.joiners.stop().result(5)
+    worker.joiners.stop().result(PATIENCE_S)
 
 
 def test_a_revoked_partition_is_closed_before_the_group_goes_on_and_takes_no_more(worker: Worker) -> None:
