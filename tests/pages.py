@@ -25,7 +25,8 @@ __all__ = ["BROKER", "PAGES", "ROOT", "Command", "File", "commands", "needs_kafk
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = tuple(sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]))
 """Every page that a reader may follow."""
-SECONDS = 300.0
+SECONDS = 900.0
+"""After so long a page hangs, however busy the machine is."""
 BROKER = "localhost:9092"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAMED = re.compile(r"`([\w.-]+)`:\s*$")
