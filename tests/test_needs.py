@@ -42,8 +42,8 @@ def suite(tmp_path: Path) -> Path:
 
 def run(suite: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("FRESHET_", "PYTEST_"))}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    return subprocess.run(command, cwd=suite, env=clean | environment, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-m", "pytest", "--color=no", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    return subprocess.run(command, cwd=suite, env=clean | environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_what_is_missing_is_skipped_and_listed(suite: Path) -> None:

@@ -173,7 +173,7 @@ def test_killed_while_it_learns_and_writes(tmp_path: Path) -> None:
         said = [process.stdout.readline() for _ in range(3)]
         time.sleep(rng.random() * 0.3)
         os.kill(process.pid, signal.SIGKILL)
-        said += process.communicate(timeout=60)[0].splitlines(keepends=True)
+        said += process.communicate(timeout=600)[0].splitlines(keepends=True)
         for step, found in (line.split() for line in said if line.endswith("\n")):
             assert digests.setdefault(int(step), found) == found, "what was learned again after the kill is not the same"
         path = latest(tmp_path)

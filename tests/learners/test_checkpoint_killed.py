@@ -43,7 +43,7 @@ def start(root: Path, die_at: int = 0) -> subprocess.Popen[str]:
 
 
 def acknowledged(process: subprocess.Popen[str]) -> int:
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == -signal.SIGKILL
     whole = [line for line in out.split("\n")[:-1] if line]
     return int(whole[-1]) if whole else 0
@@ -68,14 +68,14 @@ def check(root: Path, at_least: int) -> int:
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     rng, step = random.Random(3), 0
-    for _ in range(8):
+    for number in range(8):
         process = start(tmp_path)
         assert process.stdout is not None
-        first = int(process.stdout.readline())
+        first = [int(process.stdout.readline()) for _ in range(1 + number % 2)][-1]  # a slow disk saves once in the time below
         time.sleep(rng.random() * 0.12)
         os.kill(process.pid, signal.SIGKILL)
         step = check(tmp_path, max(step, first, acknowledged(process)))
-    assert step > 8
+    assert step >= 12
 
 
 @pytest.mark.parametrize("die_at", range(1, 7))

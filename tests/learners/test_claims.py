@@ -79,7 +79,7 @@ def test_no_task_is_claimed_twice_by_threads_that_hold_no_lock() -> None:
 
 def test_threads_share_work_and_what_is_late_finds_none(monkeypatch: pytest.MonkeyPatch) -> None:
     barrier = threading.Barrier(3)
-    work = Shared(3, 1, task=lambda stage, at: None if stage else (barrier.wait(timeout=60), None)[1])
+    work = Shared(3, 1, task=lambda stage, at: None if stage else (barrier.wait(timeout=600), None)[1])
     assert len(work.by(3)) == 3
     monkeypatch.setattr(module._Pool, "call", lambda *_: None)
     assert Shared(7, 2).by(3) == {threading.get_ident()}  # nobody comes
@@ -91,7 +91,7 @@ def test_a_task_of_shared_work_that_fails_is_told_and_nobody_waits_for_it(fails_
 
     def task(stage: int, at: int) -> None:
         assert stage == 0, "what comes after a task that failed"
-        barrier.wait(timeout=60)
+        barrier.wait(timeout=600)
         if (threading.get_ident() == caller) == fails_in_caller:
             raise ZeroDivisionError
 
@@ -108,16 +108,16 @@ def test_the_caller_does_something_else_while_others_are_at_long_tasks() -> None
     found: list[torch.Tensor] = []
 
     def meanwhile() -> None:
-        assert begun.wait(timeout=60)
+        assert begun.wait(timeout=600)
         found.append(weight * 2)  # with a graph
         seen.set()
 
     def task(stage: int, at: int) -> None:
         if threading.current_thread() is threading.main_thread():
-            assert begun.wait(timeout=60)
+            assert begun.wait(timeout=600)
         else:
             begun.set()
-            assert seen.wait(timeout=60)
+            assert seen.wait(timeout=600)
 
     work = Shared(2, task=task)
     assert len(work.by(2, meanwhile)) == 2
@@ -127,13 +127,16 @@ def test_the_caller_does_something_else_while_others_are_at_long_tasks() -> None
 
 
 def test_what_the_caller_raises_meanwhile_waits_for_the_other_thread() -> None:
-    begun, done = threading.Event(), threading.Event()
+    both, done = threading.Barrier(2), threading.Event()
 
     def task(stage: int, at: int) -> None:
+        both.wait(timeout=600)  # a task each
         if threading.current_thread() is threading.main_thread():
-            assert begun.wait(timeout=60)
             return
-        begun.set()
+        for _ in range(60_000):
+            if work.counts[claims.FAILED]:  # the caller has raised, and waits
+                break
+            time.sleep(0.001)
         time.sleep(0.1)
         done.set()
 

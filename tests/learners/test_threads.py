@@ -33,7 +33,7 @@ def _own_setting() -> Iterator[None]:
 
 def meet(barrier: threading.Barrier) -> int:
     """Return the thread once as many as the barrier waits for are here."""
-    barrier.wait(timeout=60)
+    barrier.wait(timeout=600)
     return threading.get_ident()
 
 
@@ -61,7 +61,7 @@ def test_torch_has_one_thread_inside_and_its_own_again_behind() -> None:
     barrier = threading.Barrier(2)
 
     def ask() -> tuple[int, int, bool]:
-        barrier.wait(timeout=60)
+        barrier.wait(timeout=600)
         return torch.get_num_threads(), team().n, torch.is_grad_enabled()
 
     with team() as threads, torch.no_grad():
@@ -113,7 +113,7 @@ def test_an_interrupt_waits_for_the_other_thread() -> None:
     done, barrier = threading.Event(), threading.Barrier(2)
 
     def other() -> None:
-        barrier.wait(timeout=60)
+        barrier.wait(timeout=600)
         if threading.current_thread() is threading.main_thread():
             signal.raise_signal(signal.SIGINT)
         else:
@@ -139,7 +139,7 @@ def test_an_interrupt_between_tasks_waits_too(name: str, monkeypatch: pytest.Mon
         if step == "call":
             whole(*given)
         if threading.current_thread() is threading.main_thread() and interrupts:
-            assert begun.wait(timeout=60)
+            assert begun.wait(timeout=600)
             raise interrupts.pop()
         if step != "call":
             whole(*given)
@@ -150,7 +150,7 @@ def test_an_interrupt_between_tasks_waits_too(name: str, monkeypatch: pytest.Mon
             time.sleep(0.2)
             done.set()
         else:
-            assert begun.wait(timeout=60)
+            assert begun.wait(timeout=600)
 
     monkeypatch.setattr(getattr(module, kind), step, cut)
     with pytest.raises(KeyboardInterrupt), team() as threads:
@@ -182,7 +182,7 @@ def test_a_second_interrupt_wherever_the_caller_waits_for_the_other_thread(line:
 
     def task() -> None:
         if threading.current_thread() is threading.main_thread():
-            assert begun.wait(timeout=60)
+            assert begun.wait(timeout=600)
             return
         begun.set()
         time.sleep(0.2)
@@ -253,6 +253,10 @@ def test_what_tasks_hold_is_let_go() -> None:
     with team() as threads:
         threads.run([partial(np.sum, array)] * 2)
     del array
+    for _ in range(60_000):  # a thread that came late may be about to see that there is nothing left to take
+        if held() is None:
+            break
+        time.sleep(0.001)
     assert held() is None
 
 
@@ -264,15 +268,22 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
         threads.run([partial(meet, threading.Barrier(2))] * 2)
     child = os.fork()
     if child == 0:
-        names = Team(2).run([partial(meet, threading.Barrier(2))] * 2)
-        os._exit(len(set(names)))
+        found = 255
+        try:
+            found = len(set(Team(2).run([partial(meet, threading.Barrier(2))] * 2)))
+        finally:
+            os._exit(found)  # never on into the tests that are the parent's
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
 
 
+@pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="threads have no clocks of their own here")
 def test_idle_threads_use_no_processor() -> None:
     torch.set_num_threads(2)
     with team() as threads:
         threads.run([partial(meet, threading.Barrier(2))] * 2)
-    before = time.process_time()
+    clocks = [time.pthread_getcpuclockid(each.ident) for each in threading.enumerate() if each.ident and each.name == "step"]
+    assert clocks
+    before = [time.clock_gettime(clock) for clock in clocks]
     time.sleep(0.5)
-    assert time.process_time() - before < 0.1
+    for clock, start in zip(clocks, before, strict=True):  # what other tests left running is not of these
+        assert time.clock_gettime(clock) - start < 0.1

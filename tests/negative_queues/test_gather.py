@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +18,10 @@ SIZES = [(3, 3), (2, 5), (0, 4), (9, 1)]
 """Rows of each rank, step by step; ranks need not bring the same."""
 BAD_STEP = 2
 """At this step the second rank's first loss is NaN: neither rank lets the batch in, and both try again."""
+
+
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+"""Else the ranks meet where the machine's name leads, if it leads anywhere."""
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -48,30 +52,32 @@ def rank_steps(rank: int, order: str) -> dict[str, Any]:
     return {"losses": losses, "failed": failed, "queue": {name: a.tolist() for name, a in nce.queue.state().items()}}
 
 
-def main(rank: int, port: int, order: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def main(rank: int, meeting: str, order: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     print(json.dumps(rank_steps(rank, order)))
     torch.distributed.destroy_process_group()
 
 
-def two_processes(order: str) -> list[dict[str, Any]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def two_processes(order: str, meeting: Path) -> list[dict[str, Any]]:
     root = Path(__file__).resolve().parents[2]
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_gather; "
-        "test_gather.main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])"
+        "test_gather.main(int(sys.argv[2]), sys.argv[3], sys.argv[4])"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent)]
     ranks = [
         subprocess.Popen(
-            [*command, str(rank), str(port), order], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, str(rank), str(meeting), order],
+            cwd=root,
+            env=os.environ | {"GLOO_SOCKET_IFNAME": LOOPBACK},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in range(2)
     ]
     try:
-        answers = [rank.communicate(timeout=120) for rank in ranks]
+        answers = [rank.communicate(timeout=600) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
@@ -80,8 +86,8 @@ def two_processes(order: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("order", ["after", "before"])
-def test_two_ranks_are_one_process_with_the_joined_batch(order: str) -> None:
-    first, second = two_processes(order)
+def test_two_ranks_are_one_process_with_the_joined_batch(order: str, tmp_path: Path) -> None:
+    first, second = two_processes(order, tmp_path / "meeting")
     one = contrast(order, gather=False)
     for step, sizes in enumerate(SIZES):
         query, key, item = batch(step)

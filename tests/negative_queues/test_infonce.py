@@ -91,10 +91,13 @@ def test_a_row_whose_negatives_are_all_hits_has_no_loss() -> None:
 
 def test_corrected_has_the_gradient_of_the_papers_form() -> None:
     """arXiv 2507.09331: sg(1 - P) [-s+ + log sum exp(s - log Q')], the weight estimated from the same draws."""
+    torch.manual_seed(0)
     query = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     positive, keys = torch.randn(5, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64)
     log_p, own = -torch.rand(7, dtype=torch.float64) * 4, -torch.rand(5, dtype=torch.float64) * 4 - 0.2
     hits = torch.rand(5, 7) < 0.3
+    assert hits.any()
+    assert not hits.all(1).any()  # the form written out below is of rows that have negatives left
     loss = info_nce(query, positive, [Negatives(keys, hits, log_p)], temperature=0.7, log_q="corrected", positive_log_q=own)
     (ours,) = torch.autograd.grad(loss, query)
     s_own = (query * positive).sum(1) / 0.7
