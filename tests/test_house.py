@@ -142,7 +142,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_help_answers_at_once() -> None:
-    """It waits for nothing, so that the processor's time is what an idle machine takes; the best of some runs."""
+    """It never waits, so that the processor's time is what an idle machine takes; the best of some runs, as caches are shared."""
     took = []
     for _ in range(6):
         done, seconds = freshet_help()

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import Tensor, nn
 
 from learners import device
 from learners.adam import DenseAdam
@@ -21,8 +20,6 @@ from learners.checks import PLAIN_SCHEMA, SCHEMA, Case, random_block
 from learners.models import BUILT_IN
 from learners.network import NeuralLearner
 
-AT_ZERO = 1e-6
-"""What rounding may make of zero, in units that are about 1."""
 RULES = {"covisitation", "last_clicked", "popularity", "trend"}  # no operation of torch's
 CASES = [Case(kind, {}, schema) for kind in BUILT_IN if kind not in RULES for schema in (SCHEMA, PLAIN_SCHEMA)]
 CASES += [
@@ -31,6 +28,7 @@ CASES += [
     Case("din", {"admit_after": 2}),
 ]
 CASES += [Case("dnn", {"expire_after_ms": 90_000}), Case("egin", {"graph_inputs": "frozen"}), Case("din", vectors=6)]
+CASES += [Case("din", {"admit_after": 2})]
 Where = Callable[[], AbstractContextManager[None]]
 NAMES = ["-".join([case.kind, *case.options, *["vectors"] * bool(case.vectors), case.schema.generation]) for case in CASES]
 
@@ -44,15 +42,8 @@ def neural(case: Case, on: str = "cpu") -> NeuralLearner:
 def check_both_learn_the_same(
     case: Case, one: NeuralLearner, other: NeuralLearner, there: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    """Each step begins alike: where a unit of a layer is at zero within rounding, two learners go ways of their own.
-
-    Which units are is up to the processor; what is learned in such a step says nothing, and in most there is none.
-    """
-    nearest: list[float] = []
-    watch(other.network, nearest)
-    compared = 0
+    """Each step begins alike: where a unit of a layer is at zero within rounding, two learners go ways of their own."""
     for seed in range(6):
-        nearest.clear()
         block, own = random_block(case.schema, 64, seed=seed), random_block(case.schema, 64, seed=seed)
         scores, stats = one.predict_learn(block)
         with there():
@@ -63,25 +54,10 @@ def check_both_learn_the_same(
         for name, value in stats.items():
             assert value == pytest.approx(stats_of_other[name], rel=1e-4, abs=1e-5, nan_ok=True), name
         assert states[0].keys() == states[1].keys()
-        clear = min(nearest, default=1.0) > AT_ZERO
-        compared += clear
-        for name, array in states[0].items() if clear else ():
+        for name, array in states[0].items():
             np.testing.assert_allclose(array, states[1][name], atol=1e-5, rtol=1e-4, err_msg=f"{name} after step {seed}")
         with there():
             other.load_state({name: np.array(array) for name, array in states[0].items()})
-    assert compared >= 3
-
-
-def watch(network: nn.Module, nearest: list[float]) -> None:
-    """Note how near to zero what each unit with a kink there is given comes."""
-
-    def note(unit: nn.Module, given: tuple[Tensor, ...]) -> None:
-        if given[0].numel():
-            nearest.append(float(given[0].detach().abs().min()))
-
-    for unit in network.modules():
-        if isinstance(unit, nn.ReLU | nn.LeakyReLU | nn.PReLU):
-            unit.register_forward_pre_hook(note)
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)

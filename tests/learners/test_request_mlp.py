@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from learners import mlp_entry, mlp_passes, mlp_ranges, mlp_slots, request_mlp
@@ -153,23 +153,6 @@ class Case(NamedTuple):
             tensor.data = tensor.data.double()
         return case
 
-    def entering(self) -> list[Tensor]:
-        """Return what plain torch gives each ReLU."""
-        found: list[Tensor] = []
-        units = [layer for layer in self.mlp.rest if isinstance(layer, nn.ReLU)]
-        hooks = [unit.register_forward_pre_hook(lambda _, given: found.append(given[0].detach().double())) for unit in units]
-        self.mlp.plain(*self.given)
-        for hook in hooks:
-            hook.remove()
-        return found
-
-    def clear_of_zero(self, exact: Case) -> bool:
-        """Whether no unit is so near to zero that rounding decides whether anything goes back through it."""
-        for one, true in zip(self.entering(), exact.entering(), strict=True):
-            if one.numel() and bool((true.abs() < 1e-6 + 8 * (one - true).abs().amax(1, keepdim=True)).any()):
-                return False
-        return True
-
     def click(self) -> tuple[Tensor, Tensor]:
         """Return labels and weights."""
         n = len(self.request_of)
@@ -204,9 +187,8 @@ FIXED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCh
 @FIXED
 def test_compiled_equals_plain(threads: int, **sizes: Any) -> None:
     case = Case.of(**sizes)
-    exact = case.exact()
-    assume(case.clear_of_zero(exact))
     fast, plain = case.mlp(*case.given), case.mlp.plain(*case.given)
+    exact = case.exact()
     true = exact.mlp.plain(*exact.given)
     assert_equal([fast], [plain], [true])
     assert_equal(gradients(fast, case.inputs), gradients(plain, case.inputs), gradients(true, exact.inputs))
@@ -216,11 +198,10 @@ def test_compiled_equals_plain(threads: int, **sizes: Any) -> None:
 @FIXED
 def test_learning_goes_back_with_the_gradient_of_the_click_loss(threads: int, **sizes: Any) -> None:
     case = Case.of(**sizes)
-    exact = case.exact()
-    assume(case.clear_of_zero(exact))
     labels, weights = case.click()
     fast, gradient = case.learned(labels, weights)
     plain = case.mlp.plain(*case.given)
+    exact = case.exact()
     true = exact.mlp.plain(*exact.given)
     assert_equal([fast], [plain], [true])
     expected = click_gradients(plain, case.inputs, labels, weights)
