@@ -248,11 +248,11 @@ class Partition:
 
     def _look(self, operation: Callable[[], _T]) -> _T:
         """Return what ``operation`` reads; a reader opens again and repeats it where files changed under its view."""
-        failed: list[Exception] = []
+        failure: Exception | None = None
         try:
             for pause in (0.0,) if self._store.writes else _RETRY_PAUSES:
                 try:
-                    if failed:
+                    if failure is not None:
                         self._catch_up()
                     return operation()
                 except TopicError:
@@ -260,12 +260,12 @@ class Partition:
                 except Exception as error:
                     # What it was at holds a cursor, and that the database, with its files, however it is released.
                     traceback.clear_frames(error.__traceback__)
-                    failed = [error]
+                    failure = error
                 self._store.release()
                 time.sleep(pause)
-            raise TopicError(f"cannot read {self._store.name}: {failed[0]}; repair or restore it") from failed[0]
+            raise TopicError(f"cannot read {self._store.name}: {failure}; repair or restore it") from failure
         finally:
-            failed = []  # An error knows this frame: kept in it, both would stay until somebody looks for garbage.
+            failure = None  # An error knows this frame: kept in it, both would stay until somebody looks for garbage.
 
     def _load(self) -> None:
         """Read start, end and newest ``ts`` from the store."""

@@ -12,7 +12,8 @@ import pytest
 
 from stream_app.events import IMPRESSIONS, SAMPLES
 from tests.integration.broker import Broker
-from tests.integration.test_train_kill import STARTED, check_learned_once, finish, freshet, newest
+from tests.integration.runs import newest
+from tests.integration.test_train_kill import STARTED, check_learned_once, finish, freshet
 from tests.integration.worker_process import PATIENCE_S, Cluster, simulated, stop
 
 AWAY_S = 60.0

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
-import secrets
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.runs import PATIENCE_S, TRIES, killed_at_random_moments, wait_for_checkpoint
 from tests.logs import made_up_log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,10 +21,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("batch_requests=3", "checkpoint_seconds=0.2", "window_ms=300000")
 OPTIONS = ("--threads", "1", *(word for setting in SETTINGS for word in ("--set", f"replay.{setting}")))
 MODELS = ("--model", "dnn", "--model", "trend")
-PATIENCE_S = 300
-"""Bounds what hangs."""
-TRIES = 9
-"""A run may end before it is killed, where the machine lets it run and not the test; then another one is begun."""
 
 pytestmark = pytest.mark.slow
 
@@ -77,19 +71,6 @@ def start(log: Path, run: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_steps(run: Path, newer_than: str, process: subprocess.Popen[str]) -> None:
-    """Wait until the run has written a checkpoint that is newer, or has ended."""
-    deadline = time.monotonic() + PATIENCE_S
-    while newest(run) == newer_than and process.poll() is None:
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.01)
-
-
-def newest(run: Path) -> str:
-    latest = run / "checkpoints" / "LATEST"
-    return latest.read_text().strip() if latest.exists() else ""
-
-
 def without_rates(result: dict[str, Any]) -> dict[str, Any]:
     del result["seconds"]
     for model in result["models"].values():
@@ -107,21 +88,7 @@ def metrics(run: Path) -> list[Any]:
 def test_kill_9_at_random_moments_changes_nothing(
     log: Path, tmp_path: Path, undisturbed: tuple[dict[str, Any], list[Any]]
 ) -> None:
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
-    for n in range(TRIES):
-        run, kills = tmp_path / f"run{n}", 0
-        for _ in range(3):
-            process = start(log, run)
-            wait_for_steps(run, newest(run), process)
-            time.sleep(moments.uniform(0.0, 0.4))
-            process.send_signal(signal.SIGKILL)
-            process.communicate(timeout=PATIENCE_S)
-            kills += process.returncode == -signal.SIGKILL
-        if kills:
-            break
-    assert kills, "the run ended before any kill"
+    run = killed_at_random_moments(tmp_path, lambda run: start(log, run), 3)
     process = start(log, run)
     out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
@@ -134,7 +101,7 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(
     for n in range(TRIES):
         run = tmp_path / f"run{n}"
         process = start(log, run)
-        wait_for_steps(run, "", process)
+        wait_for_checkpoint(run, "", process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE_S)
         if process.returncode:

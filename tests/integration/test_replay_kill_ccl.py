@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import secrets
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ from stream_app.log_config import write_joined, write_log_config
 from stream_app.simulate.options import SimulateOptions
 from stream_app.simulate.run import run_simulate
 from stream_app.topics.embedded import EmbeddedLog
+from tests.integration.runs import PATIENCE_S, killed_at_random_moments
 from tests.item_vectors import append_vectors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,10 +38,6 @@ OPTIONS = {
 }
 VECTORS = {"vectors.dim": "6", "vectors.capacity": "50"}
 """Fewer than there are items, so that some give way."""
-PATIENCE_S = 300
-"""Bounds what hangs."""
-TRIES = 9
-"""A run may end before it is killed, where the machine lets it run and not the test; then another one is begun."""
 
 pytestmark = pytest.mark.slow
 
@@ -72,11 +65,6 @@ def finished(process: subprocess.Popen[str], run: Path) -> tuple[dict[str, Any],
     return result, lines
 
 
-def newest(run: Path) -> str:
-    latest = run / "checkpoints" / "LATEST"
-    return latest.read_text().strip() if latest.exists() else ""
-
-
 @pytest.mark.parametrize("options", [OPTIONS, OPTIONS | VECTORS], ids=["ids", "vectors"])
 def test_kill_9_brings_dictionaries_key_encoders_and_vectors_back(tmp_path: Path, options: dict[str, str]) -> None:
     log = tmp_path / "log"
@@ -97,21 +85,5 @@ def test_kill_9_brings_dictionaries_key_encoders_and_vectors_back(tmp_path: Path
     assert any("ccl.drift" in each for each in stats)
     assert ("vectors.dim" in options) == any(0 < each.get("vectors.missing", 0) < 1 for each in stats)
     assert 0 < alone[0]["models"]["semi"]["hr@3_drawn"] <= 1
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
-    for n in range(TRIES):
-        run, kills = tmp_path / f"run{n}", 0
-        for _ in range(2):
-            before, process, deadline = newest(run), start(log, run, options), time.monotonic() + PATIENCE_S
-            while newest(run) == before and process.poll() is None:
-                assert time.monotonic() < deadline, "no checkpoint came"
-                time.sleep(0.01)
-            time.sleep(moments.uniform(0.0, 0.4))
-            process.send_signal(signal.SIGKILL)
-            process.communicate(timeout=PATIENCE_S)
-            kills += process.returncode == -signal.SIGKILL
-        if kills:
-            break
-    assert kills, "the run ended before any kill"
+    run = killed_at_random_moments(tmp_path, lambda run: start(log, run, options), 2)
     assert finished(start(log, run, options), run) == alone

@@ -33,6 +33,7 @@ from stream_app.topics import Log, Message
 from stream_app.topics.embedded import EmbeddedLog, open_log
 from stream_app.topics.kafka import open_kafka
 from tests.integration.broker import Broker
+from tests.integration.runs import PATIENCE_S, newest, wait_for_checkpoint
 from tests.item_vectors import append_vectors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,8 +56,6 @@ TRAIN = (
     "--set",
     "vectors.capacity=60",
 )
-PATIENCE_S = 300
-"""Bounds what hangs."""
 KILLS = 4
 
 pytestmark = pytest.mark.slow
@@ -99,19 +98,12 @@ def freshet(*words: object) -> subprocess.Popen[str]:
     return process
 
 
-def newest(run: Path) -> str:
-    pointer = run / CHECKPOINTS / "LATEST"
-    return pointer.read_text().strip() if pointer.exists() else ""
-
-
 def kill_at_random_moments(run: Path, start: Callable[[], subprocess.Popen[str]], moments: random.Random, pace: Pace) -> None:
     """Start the trainer and kill it some time after it has written a checkpoint, several times."""
     for _ in range(KILLS):
-        process, before, deadline = start(), newest(run), time.monotonic() + PATIENCE_S
+        process, before = start(), newest(run)
         pace.more()
-        while newest(run) == before and process.poll() is None:
-            assert time.monotonic() < deadline, "no checkpoint came"
-            time.sleep(0.01)
+        wait_for_checkpoint(run, before, process)
         time.sleep(moments.uniform(0.0, 0.5))
         process.send_signal(signal.SIGKILL)
         _, err = process.communicate(timeout=PATIENCE_S)
@@ -302,11 +294,9 @@ def test_a_broker_that_is_killed_and_stays_away_for_a_while(kafka_broker: Broker
     with appending(samples_to(kafka_broker.server, "away-", joined), 0.3) as pace:
         trainer = freshet(*words)
         for away in (0.0, 8.0):
-            before, deadline = newest(run), time.monotonic() + PATIENCE_S
+            before = newest(run)
             pace.more()
-            while newest(run) == before and trainer.poll() is None:
-                assert time.monotonic() < deadline, "no checkpoint came"
-                time.sleep(0.01)
+            wait_for_checkpoint(run, before, trainer)
             time.sleep(moments.uniform(0.0, 0.5))
             kafka_broker.kill()
             time.sleep(away)
