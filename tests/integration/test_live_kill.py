@@ -84,6 +84,10 @@ class Live:
         if self.worker.poll() is not None:
             assert self.cluster.refused(), self.cluster.told()
             self.worker = self.cluster.worker()
+        self.start_trainer_again()
+
+    def start_trainer_again(self) -> None:
+        """Start it where it ended for the broker that went."""
         if self.trainer.poll() is not None:
             assert self.trainer.communicate()[1].rstrip().endswith(REFUSED)
             self.trainer = freshet(*self.words)
@@ -95,7 +99,7 @@ class Live:
 
     def hears(self) -> bool:
         """Whether the trainer hears Ctrl-C: one that was just started is to import first."""
-        self.start_again()
+        self.start_trainer_again()
         return catches(self.trainer.pid, signal.SIGTERM)
 
     def second_worker(self, draw: random.Random) -> None:
